@@ -1,0 +1,47 @@
+# make demo    sets up everything, makes data, trains, evaluates, shows what the model sees
+# make test    sets up everything and runs the fast tests; make test-slow the slow ones
+# make lint    ruff and mypy
+# make bench   every script under benchmarks/
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := runs/demo
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: venv demo test test-slow lint bench
+
+venv: $(INSTALLED)
+
+$(INSTALLED): requirements-lock.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: apt-get install python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "$$($(PYTHON) --version) found, 3.11 or 3.12 is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "Python's venv module is incomplete: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements-lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+test: venv
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy official_maskrcnn train.py
+
+# The main job, as the public commands that it consists of.
+demo: venv
+	$(BIN)/python -m official_maskrcnn data synthetic --output $(DEMO)/data
+	$(BIN)/python train.py --experiment=deep_mask_head_rcnn_resnetfpn_coco --mode=train_and_eval \
+		--model_dir=$(DEMO)/model --config_file=configs/demo.yaml
+	@echo "What the model sees: $(DEMO)/model/predictions/"
+
+bench: venv
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit; done

@@ -1,0 +1,1 @@
+"""Configuration: dataclasses, registered experiments, overrides and their checks."""

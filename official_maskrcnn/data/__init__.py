@@ -1,0 +1,1 @@
+"""Data: COCO in, TFRecord in and out, parsing and augmentation."""

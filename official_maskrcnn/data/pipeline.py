@@ -1,0 +1,118 @@
+"""Records, or a folder of images with COCO annotations -> batches."""
+
+import random
+
+import tensorflow as tf
+from absl import logging
+
+from official_maskrcnn.configs.task import DataConfig
+from official_maskrcnn.data import cache, parser, reader, records
+from official_maskrcnn.errors import UserError
+
+
+def build_dataset(
+    config: DataConfig,
+    input_size: tuple[int, int],
+    include_mask: bool,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Batches for training (endless) or evaluation (each image once).
+
+    Elements are flat dicts of batched tensors; b is the batch size per replica, n is
+    parser.max_num_instances, s is parser.mask_crop_size:
+
+      image       [b, height, width, 3] of config.dtype, normalised; 0 beyond the image
+      image_info  [b, 4, 2] float32, y before x: size of the original image, input_size, scale,
+                  offset, so that input pixels = original pixels * scale - offset
+      source_id   [b] int64; -1 for an example that only fills the last evaluation batch
+      boxes       [b, n, 4] float32, (ymin, xmin, ymax, xmax) in pixels of the network input,
+                  clipped to it; padded with -1
+      classes     [b, n] int32; padded with -1
+      num_truncated [b] int32, instances beyond n that were left out
+      masks       [b, n, s, s] uint8 in {0, 1}, relative to the box (with include_mask)
+      mask_valid  [b, n] bool, whether the instance has a mask (with include_mask)
+
+    All shapes are static. Crowds are left out of evaluation, and of training as configured. With a
+    seed, training data come in the same order with the same augmentation every time.
+
+    Args:
+      config: source, batch size, augmentation. An evaluation ignores shuffle_buffer_size, sharding
+        and drop_remainder: all of its images count.
+      input_size: height and width of the network input.
+      include_mask: whether the batches have masks; without, none is decoded.
+      input_context: of a distribution strategy; gives the share of the global batch.
+
+    Raises:
+      UserError: without exactly one source, with a batch size that cannot be divided between the
+        replicas, or without examples.
+    """
+    batch_size = _batch_size_per_replica(config.global_batch_size, input_context)
+    files = source_files(config)
+    if not any(tf.io.gfile.stat(file).length for file in files):
+        raise UserError(f"no examples in {config.input_path or config.annotation_file}")
+    empty = "left out" if config.skip_empty_images else "kept"
+    logging.info("%d record files; images without instances are %s.", len(files), empty)
+
+    if config.is_training:
+        seed = random.getrandbits(31) if config.seed is None else config.seed
+        dataset = reader.read_training(files, config, seed, input_context)
+    else:
+        seed = 0
+        dataset = reader.read_evaluation(files, config, input_context)
+
+    def parse(index: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        if input_context is not None:  # another seed in each input pipeline
+            index = index * input_context.num_input_pipelines + input_context.input_pipeline_id
+        return parser.parse_example(
+            serialized, tf.stack([seed, index]), config, input_size, include_mask
+        )
+
+    def parse_or_pad(index: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        return tf.cond(
+            tf.equal(serialized, reader.PADDING),
+            lambda: parser.padding_example(config, input_size, include_mask),
+            lambda: parse(index, serialized),
+        )
+
+    dataset = dataset.enumerate().map(
+        parse if config.is_training else parse_or_pad, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    dataset = dataset.batch(batch_size, drop_remainder=True)  # there is none: padded or endless
+    if config.deterministic is not None:
+        options = tf.data.Options()
+        options.deterministic = config.deterministic
+        dataset = dataset.with_options(options)
+    return dataset.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
+
+
+def source_files(config: DataConfig) -> list[str]:
+    """Record files of a config's source; made first where it is a folder of images.
+
+    Raises:
+      UserError: unless there is exactly one source, or when it has no files.
+    """
+    from_images = bool(config.image_dir or config.annotation_file)
+    if bool(config.input_path) == from_images:
+        given = "both" if from_images else "neither"
+        raise UserError(
+            f"{given} of input_path and image_dir given: set either input_path, or image_dir "
+            "and annotation_file"
+        )
+    if not from_images:
+        return records.expand_patterns(config.input_path)
+    if not (config.image_dir and config.annotation_file):
+        missing = "annotation_file" if config.image_dir else "image_dir"
+        raise UserError(f"image_dir and annotation_file belong together: {missing} is not set")
+    return cache.ensure_records(config.image_dir, config.annotation_file, config.cache_dir)
+
+
+def _batch_size_per_replica(
+    global_batch_size: int, context: tf.distribute.InputContext | None
+) -> int:
+    replicas = context.num_replicas_in_sync if context else 1
+    if global_batch_size < 1 or global_batch_size % replicas:
+        raise UserError(
+            f"global_batch_size ({global_batch_size}) must be a positive multiple of the number "
+            f"of replicas ({replicas})"
+        )
+    return global_batch_size // replicas

@@ -1,0 +1,218 @@
+"""Records out, lightly decoded: for ground truth, statistics and checks, not for training."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from pycocotools import mask as coco_mask
+
+from official_maskrcnn.data import parallel
+from official_maskrcnn.data.images import decode_mask
+from official_maskrcnn.errors import UserError
+
+_NUM_HASHES = 2**53 - 1  # exact in float64, and so in JSON
+_SUMMARY_SUFFIX = ".json"  # what a converter writes beside its records
+
+
+class Record(NamedTuple):
+    """An example whose image and masks are still encoded.
+
+    Attributes:
+      source_id: as the record has it.
+      filename: of the image.
+      encoded: the image.
+      height: pixels.
+      width: pixels.
+      boxes: float32 [n, 4], (ymin, xmin, ymax, xmax) in [0, 1] of the image.
+      classes: int64 [n], category ids.
+      class_texts: names of the n classes; empty if the record has none.
+      is_crowd: bool [n].
+      areas: float32 [n] in pixels; of the boxes if the record has none.
+      masks: n PNGs; b"" where the record has none.
+    """
+
+    source_id: bytes
+    filename: str
+    encoded: bytes
+    height: int
+    width: int
+    boxes: np.ndarray
+    classes: np.ndarray
+    class_texts: list[str]
+    is_crowd: np.ndarray
+    areas: np.ndarray
+    masks: list[bytes]
+
+
+class RaggedRecord(Exception):
+    """A record whose lists differ in length."""
+
+
+def expand_patterns(input_path: str | Sequence[str]) -> list[str]:
+    """Files that one or several patterns name, each once, sorted within a pattern.
+
+    Args:
+      input_path: patterns, separated by commas or as a list; local or gs://. The summary that
+        `data convert` writes beside records is skipped.
+
+    Raises:
+      UserError: there is no pattern, or one of them, which is named, matches no file.
+    """
+    texts = [input_path] if isinstance(input_path, str) else input_path
+    patterns = [pattern.strip() for text in texts for pattern in _split_outside_braces(text)]
+    patterns = [pattern for pattern in patterns if pattern]
+    if not patterns:
+        raise UserError("input_path is empty: give at least one pattern of record files")
+    files: dict[str, None] = {}
+    for pattern in patterns:
+        matches = [f for f in tf.io.gfile.glob(pattern) if not f.endswith(_SUMMARY_SUFFIX)]
+        if not matches:
+            raise UserError(f"no record file matches the pattern {pattern!r} of input_path")
+        files |= dict.fromkeys(sorted(matches))
+    return list(files)
+
+
+def _split_outside_braces(text: str) -> list[str]:
+    return re.split(r",(?![^{]*})", text)  # {a,b} is one pattern
+
+
+def source_id_to_int(source_id: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    """Image id of a record: its source_id if that is a number, else a stable hash.
+
+    Args:
+      source_id: string scalar; where it is empty, the image is hashed instead.
+      encoded: string scalar, the image.
+
+    Returns:
+      int64 scalar, not negative.
+    """
+    return tf.case(
+        [
+            (tf.equal(source_id, ""), lambda: tf.strings.to_hash_bucket_fast(encoded, _NUM_HASHES)),
+            (
+                tf.strings.regex_full_match(source_id, r"\d{1,18}"),
+                lambda: tf.strings.to_number(source_id, tf.int64),
+            ),
+        ],
+        default=lambda: tf.strings.to_hash_bucket_fast(source_id, _NUM_HASHES),
+    )
+
+
+def read_examples(files: Sequence[str]) -> Iterator[tf.train.Example]:
+    """Parsed examples of TFRecord files, one after the other.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    for path in files:
+        try:
+            for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                yield tf.train.Example.FromString(serialized)
+        except tf.errors.DataLossError as error:
+            raise UserError(f"{path} is damaged, or no TFRecord file: {error.message}") from error
+
+
+def parse_record(example: tf.train.Example) -> Record:
+    """Takes an example apart; what is missing counts as 0, empty or without a mask.
+
+    Raises:
+      RaggedRecord: not as many entries in one list as in another.
+    """
+    features = example.features.feature
+    classes = np.array(features["image/object/class/label"].int64_list.value, np.int64)
+    count = len(classes)
+    height, width = (_first(features[f"image/{side}"].int64_list) for side in ("height", "width"))
+    corners = [
+        np.array(features[f"image/object/bbox/{name}"].float_list.value, np.float32)
+        for name in ("ymin", "xmin", "ymax", "xmax")
+    ]
+    crowd = features["image/object/is_crowd"].int64_list.value or [0] * count
+    masks = list(features["image/object/mask"].bytes_list.value) or [b""] * count
+    texts = [text.decode() for text in features["image/object/class/text"].bytes_list.value]
+    areas = features["image/object/area"].float_list.value
+    lengths = {*map(len, corners), len(crowd), len(masks), len(areas or classes)}
+    if lengths != {count} or len(texts) not in (0, count):
+        raise RaggedRecord(f"lists of {sorted(lengths | {count})} entries")
+    boxes = np.stack(corners, axis=-1)  # [n, 4]
+    if not areas:
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) * height * width
+    return Record(
+        source_id=_first(features["image/source_id"].bytes_list, b""),
+        filename=_first(features["image/filename"].bytes_list, b"").decode(),
+        encoded=_first(features["image/encoded"].bytes_list, b""),
+        height=height,
+        width=width,
+        boxes=boxes,
+        classes=classes,
+        class_texts=texts,
+        is_crowd=np.array(crowd, bool),
+        areas=np.array(areas, np.float32),
+        masks=masks,
+    )
+
+
+def _first(values: Any, default: Any = 0) -> Any:
+    return values.value[0] if values.value else default
+
+
+def image_id(record: Record) -> int:
+    """The image id that batches and detections have for this record."""
+    return int(source_id_to_int(tf.constant(record.source_id), tf.constant(record.encoded)))
+
+
+def read_ground_truth(patterns: str | Sequence[str], progress: bool = True) -> dict[str, Any]:
+    """COCO ground truth out of records; images are read one at a time and not kept.
+
+    Crowds and images without instances are part of it. An instance without a mask has no
+    "segmentation". Categories are those that occur.
+
+    Args:
+      patterns: as for `expand_patterns`.
+      progress: whether to show how far it is.
+
+    Returns:
+      {"images", "annotations", "categories"} as in a COCO file; segmentations are compressed RLE.
+
+    Raises:
+      UserError: a pattern matches nothing, or a file is damaged or has a record that is no use.
+    """
+    files = expand_patterns(patterns)
+    images, annotations, names = [], [], {}
+    for example in parallel.track(read_examples(files), None, "Reading ground truth", progress):
+        try:
+            record = parse_record(example)
+        except RaggedRecord as error:
+            raise UserError(f"a record of {patterns} cannot be used: it has {error}") from error
+        own_id = image_id(record)
+        images.append(
+            {
+                "id": own_id,
+                "height": record.height,
+                "width": record.width,
+                "file_name": record.filename,
+            }
+        )
+        for i, category_id in enumerate(record.classes.tolist()):
+            text = record.class_texts[i] if record.class_texts else ""
+            names[category_id] = text or names.get(category_id) or str(category_id)
+            annotation = _annotation(record, i)
+            annotations.append({"id": len(annotations) + 1, "image_id": own_id, **annotation})
+    categories = [{"id": i, "name": names[i]} for i in sorted(names)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _annotation(record: Record, i: int) -> dict[str, Any]:
+    sides = np.array([record.height, record.width] * 2, np.float64)
+    ymin, xmin, ymax, xmax = (record.boxes[i] * sides).tolist()
+    annotation = {
+        "category_id": int(record.classes[i]),
+        "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
+        "area": float(record.areas[i]),
+        "iscrowd": int(record.is_crowd[i]),
+    }
+    mask = decode_mask(record.masks[i])
+    if mask is not None and mask.any():
+        annotation["segmentation"] = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return annotation

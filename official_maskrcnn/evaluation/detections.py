@@ -1,0 +1,191 @@
+"""The detections that an evaluation has seen: compact, one entry an image, masks as RLE."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.evaluation import pasting
+from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, segmentation_to_rle
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageDetections:
+    """Detections of one image.
+
+    Attributes:
+      boxes: float64 [n, 4] (x, y, width, height) in pixels of the image.
+      classes: int64 [n] category ids.
+      scores: float64 [n].
+      masks: n compressed RLE strings of the image's size, or None without masks.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    masks: list[bytes] | None
+
+
+@dataclasses.dataclass
+class DetectionStore:
+    """All detections so far, and counts of what was not taken. Picklable, and can be merged.
+
+    Attributes:
+      images: by image id; images without detections have an entry too.
+      repeated_images: how often an image came that is there already; the first one counts.
+      unknown_images: how often an image came that is not in the ground truth, by id.
+      unknown_categories: detections left out as their category is not in the ground truth, by id.
+      not_finite: detections left out as their box or score is NaN or infinite.
+    """
+
+    images: dict[int, ImageDetections] = dataclasses.field(default_factory=dict)
+    repeated_images: int = 0
+    unknown_images: collections.Counter[int] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    unknown_categories: collections.Counter[int] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    not_finite: int = 0
+
+    @property
+    def num_detections(self) -> int:
+        """How many detections were taken."""
+        return sum(len(found.classes) for found in self.images.values())
+
+    def add_image(
+        self,
+        ground_truth: GroundTruth,
+        image_id: int,
+        boxes: np.ndarray,
+        classes: np.ndarray,
+        scores: np.ndarray,
+        mask_crops: np.ndarray | None,
+    ) -> None:
+        """Takes one image's detections, unless the image is unknown or there already.
+
+        Args:
+          ground_truth: which images and categories there are.
+          image_id: the image.
+          boxes: [n, 4] (ymin, xmin, ymax, xmax) in pixels of the image.
+          classes: [n] category ids.
+          scores: [n].
+          mask_crops: [n, mask_height, mask_width] probabilities relative to the boxes, or None.
+        """
+        if not self._is_new(ground_truth, image_id):
+            return
+        boxes, scores = np.asarray(boxes, np.float64), np.asarray(scores, np.float64)
+        classes = np.asarray(classes, np.int64)
+        kept = self._usable(ground_truth, boxes, classes, scores)
+        boxes = boxes[kept]
+        masks = None
+        if mask_crops is not None:
+            height, width = ground_truth.image_sizes[image_id]
+            rles = pasting.rle_from_crops(mask_crops[kept], boxes, height, width)
+            masks = [rle["counts"] for rle in rles]
+        boxes = np.concatenate([boxes[:, 1::-1], (boxes[:, 2:] - boxes[:, :2])[:, ::-1]], axis=1)
+        self.images[image_id] = ImageDetections(boxes, classes[kept], scores[kept], masks)
+
+    def add_results(
+        self, ground_truth: GroundTruth, results: Iterable[Mapping[str, Any]], include_mask: bool
+    ) -> None:
+        """Takes detections in COCO's results format.
+
+        Raises:
+          UserError: a result lacks a field, or its mask is not one of its image's size.
+        """
+        by_image: dict[int, list[Mapping[str, Any]]] = {}
+        for result in results:
+            image_id = as_id(result.get("image_id"))
+            if image_id is None or "category_id" not in result or "score" not in result:
+                raise UserError(f"a result needs image_id, category_id and score, got {result}")
+            by_image.setdefault(image_id, []).append(result)
+        for image_id, image_results in by_image.items():
+            if self._is_new(ground_truth, image_id):
+                self._add_image_results(ground_truth, image_id, image_results, include_mask)
+
+    def merge(self, other: "DetectionStore") -> None:
+        """Takes over what another store has; images in both count once, as they are here."""
+        self.repeated_images += other.repeated_images + len(self.images.keys() & other.images)
+        self.images = {**other.images, **self.images}
+        self.unknown_images += other.unknown_images
+        self.unknown_categories += other.unknown_categories
+        self.not_finite += other.not_finite
+
+    def results(self, ground_truth: GroundTruth) -> Iterator[dict[str, Any]]:
+        """The detections in COCO's results format, RLE as text, by ascending image id."""
+        for image_id, found in sorted(self.images.items()):
+            size = list(ground_truth.image_sizes[image_id])
+            for i, box in enumerate(found.boxes.tolist()):
+                result: dict[str, Any] = {
+                    "image_id": image_id,
+                    "category_id": int(found.classes[i]),
+                    "bbox": box,
+                    "score": float(found.scores[i]),
+                }
+                if found.masks is not None:
+                    counts = found.masks[i].decode("ascii")
+                    result["segmentation"] = {"size": size, "counts": counts}
+                yield result
+
+    def _is_new(self, ground_truth: GroundTruth, image_id: int) -> bool:
+        if image_id not in ground_truth.image_sizes:
+            self.unknown_images[image_id] += 1
+            return False
+        if image_id in self.images:
+            self.repeated_images += 1
+            return False
+        return True
+
+    def _usable(
+        self, ground_truth: GroundTruth, boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray
+    ) -> np.ndarray:
+        """Which detections [n] count; counts the others."""
+        known = np.isin(classes, list(ground_truth.categories))
+        finite = np.isfinite(boxes).all(axis=-1) & np.isfinite(scores)
+        self.unknown_categories.update(classes[~known].tolist())
+        self.not_finite += int(np.count_nonzero(known & ~finite))
+        return known & finite
+
+    def _add_image_results(
+        self,
+        ground_truth: GroundTruth,
+        image_id: int,
+        results: list[Mapping[str, Any]],
+        include_mask: bool,
+    ) -> None:
+        height, width = ground_truth.image_sizes[image_id]
+        boxes: list[Any] = []
+        masks: list[bytes] = []
+        for result in results:
+            rle = segmentation_to_rle(result.get("segmentation"), height, width)
+            if include_mask and rle is None:
+                raise UserError(
+                    f"a result of image {image_id} has no mask of its size, {height} x {width}: "
+                    f"{result}"
+                )
+            box = result.get("bbox")
+            if box is None and rle is None:
+                raise UserError(f"a result of image {image_id} has neither bbox nor mask: {result}")
+            boxes.append(coco_mask.toBbox(rle) if box is None else box)
+            if include_mask and rle is not None:
+                masks.append(rle["counts"])
+        found = ImageDetections(
+            np.array(boxes, np.float64).reshape(-1, 4),
+            np.array([result["category_id"] for result in results], np.int64),
+            np.array([result["score"] for result in results], np.float64),
+            masks if include_mask else None,
+        )
+        kept = self._usable(ground_truth, found.boxes, found.classes, found.scores)
+        self.images[image_id] = ImageDetections(
+            found.boxes[kept],
+            found.classes[kept],
+            found.scores[kept],
+            [mask for mask, keep in zip(masks, kept, strict=True) if keep]
+            if include_mask
+            else None,
+        )

@@ -1,0 +1,50 @@
+"""JSON files: local ones, or those at a URL (gs://...) by way of TensorFlow's file systems."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from official_maskrcnn.errors import UserError
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+      UserError: it cannot be read, or is not JSON.
+    """
+    path = os.fspath(path)
+    try:
+        with _open(path, "r") as file:
+            return json.loads(file.read())
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from error
+    except Exception as error:  # remote file systems have errors of their own
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def write_json_list(path: str | os.PathLike[str], entries: Iterable[Mapping[str, Any]]) -> None:
+    """Writes entries one a line as they come; the file appears when it is complete."""
+    path = os.fspath(path)
+    unfinished = f"{path}.unfinished"
+    with _open(unfinished, "w") as file:
+        separator = "["
+        for entry in entries:
+            file.write(f"{separator}\n{json.dumps(entry)}")
+            separator = ","
+        file.write("[]\n" if separator == "[" else "\n]\n")
+    if "://" in path:
+        import tensorflow as tf
+
+        tf.io.gfile.rename(unfinished, path, overwrite=True)
+    else:
+        os.replace(unfinished, path)
+
+
+def _open(path: str, mode: str) -> Any:
+    if "://" in path:
+        import tensorflow as tf  # takes seconds: only where it is needed
+
+        return tf.io.gfile.GFile(path, mode)
+    return open(path, mode, encoding="utf-8")

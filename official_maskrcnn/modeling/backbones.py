@@ -1,0 +1,99 @@
+"""Backbones and decoders of tf-models-official, built from the model's configuration."""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tf_keras
+
+from official_maskrcnn.configs.model import DeepMaskHeadRCNN
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.model_garden import light_imports
+
+with light_imports():
+    from official.modeling import hyperparams
+    from official.vision.configs import backbones as backbone_configs
+    from official.vision.configs import decoders as decoder_configs
+    from official.vision.modeling.backbones import (  # noqa: F401 - each registers itself
+        efficientnet,
+        mobiledet,
+        mobilenet,
+        resnet,
+        revnet,
+        spinenet,
+        spinenet_mobile,
+    )
+    from official.vision.modeling.backbones import factory as backbone_factory
+    from official.vision.modeling.decoders import factory as decoder_factory
+    from official.vision.modeling.decoders import fpn, nasfpn  # noqa: F401 - each registers itself
+
+Regularizer = tf_keras.regularizers.Regularizer
+_BACKBONES = (
+    "efficientnet",
+    "mobiledet",
+    "mobilenet",
+    "resnet",
+    "revnet",
+    "spinenet",
+    "spinenet_mobile",
+)
+_DECODERS = ("fpn", "identity", "nasfpn")
+
+
+def backbone_names() -> list[str]:
+    """Types of backbone that give a pyramid of feature maps."""
+    offered = set(backbone_configs.Backbone.__dataclass_fields__)
+    return sorted(set(_BACKBONES) & offered)
+
+
+def decoder_names() -> list[str]:
+    """Types of decoder that give a pyramid of feature maps."""
+    return sorted(set(_DECODERS) & set(decoder_configs.Decoder.__dataclass_fields__))
+
+
+def build_backbone(
+    config: DeepMaskHeadRCNN, norm: hyperparams.Config, regularizer: Regularizer | None
+) -> tf_keras.Model:
+    """Model from images [b, height, width, channels] to a dict of level name to feature map."""
+    return backbone_factory.build_backbone(
+        input_specs=tf_keras.layers.InputSpec(shape=[None, *config.input_size]),
+        backbone_config=config.backbone,
+        norm_activation_config=norm,
+        l2_regularizer=regularizer,
+    )
+
+
+def build_decoder(
+    config: DeepMaskHeadRCNN,
+    backbone_shapes: Mapping[str, tf.TensorShape],
+    norm: hyperparams.Config,
+    regularizer: Regularizer | None,
+) -> tf_keras.Model | None:
+    """Model from the backbone's feature maps to those of levels min_level to max_level.
+
+    None for the identity.
+
+    Raises:
+      UserError: the backbone has no level from which the decoder could start.
+    """
+    if config.decoder.type == "identity":
+        missing = [
+            str(level)
+            for level in range(config.min_level, config.max_level + 1)
+            if str(level) not in backbone_shapes
+        ]
+        if missing:
+            raise UserError(
+                f"task.model.backbone ({config.backbone.type}) gives levels "
+                f"{', '.join(sorted(backbone_shapes))}, but with the identity decoder the model "
+                f"needs level {', '.join(missing)} too: use the fpn decoder, or other levels"
+            )
+        return None
+    if str(config.min_level) not in backbone_shapes:
+        raise UserError(
+            f"task.model.min_level is {config.min_level}, but the backbone "
+            f"({config.backbone.type}) gives levels {', '.join(sorted(backbone_shapes))}"
+        )
+    model = config.replace(norm_activation=norm)
+    return decoder_factory.build_decoder(
+        input_specs=backbone_shapes, model_config=model, l2_regularizer=regularizer
+    )

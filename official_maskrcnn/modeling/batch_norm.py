@@ -1,0 +1,60 @@
+"""Batch normalisation that leaves padding out of its statistics, and freezing."""
+
+import tensorflow as tf
+import tf_keras
+
+
+class BatchNorm(tf_keras.layers.BatchNormalization):
+    """Keras' batch normalisation over the last axis, for packed sets that end in padding.
+
+    With `weights`, only entries of weight 1 enter the mean and variance, over all replicas if
+    `synchronized`; when there is none at all, the moving statistics are used and stay as they are.
+    """
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        weights: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Normalises [m, ..., c]; `weights` [m] of 0 and 1, or None when nothing is padding."""
+        if weights is None or not training or not self.trainable:
+            return super().call(inputs, training=training)
+        x = tf.cast(inputs, tf.float32)
+        w = tf.reshape(weights, [-1] + [1] * (inputs.shape.rank - 1))
+        axes = list(range(inputs.shape.rank - 1))
+        cells = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:-1]), tf.float32)
+        sums = [
+            tf.reduce_sum(x * w, axes),
+            tf.reduce_sum(tf.square(x) * w, axes),
+            tf.reduce_sum(weights) * cells,
+        ]
+        if self.synchronized:
+            context = tf.distribute.get_replica_context()
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        total, total_squared, count = sums
+        mean = total / tf.maximum(count, 1.0)
+        variance = tf.maximum(total_squared / tf.maximum(count, 1.0) - tf.square(mean), 0.0)
+
+        update = tf.where(count > 0.0, 1.0 - self.momentum, 0.0)
+        self.moving_mean.assign_sub((self.moving_mean - mean) * update)
+        self.moving_variance.assign_sub((self.moving_variance - variance) * update)
+        mean = tf.where(count > 0.0, mean, self.moving_mean)
+        variance = tf.where(count > 0.0, variance, self.moving_variance)
+        outputs = tf.nn.batch_normalization(
+            x, mean, variance, self.beta, self.gamma, self.epsilon
+        )
+        return tf.cast(outputs, inputs.dtype)
+
+
+_BATCH_NORMS = (
+    tf_keras.layers.BatchNormalization,
+    tf_keras.layers.experimental.SyncBatchNormalization,  # not a subclass of the first
+)
+
+
+def freeze_batch_norm(model: tf_keras.Model) -> None:
+    """Makes every batch normalisation of a model a fixed scale and offset."""
+    for layer in model.submodules:
+        if isinstance(layer, _BATCH_NORMS):
+            layer.trainable = False

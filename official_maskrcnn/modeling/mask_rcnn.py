@@ -1,0 +1,477 @@
+"""Mask R-CNN (arXiv 1703.06870) with a pluggable mask head that runs on packed RoIs."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from official_maskrcnn.configs.model import DeepMaskHeadRCNN, ROIAligner
+from official_maskrcnn.modeling import backbones, batch_norm, proposals, roi_sampling
+from official_maskrcnn.modeling.heads import BoxHead, LayerOptions, MaskHead, check_roi_size
+from official_maskrcnn.model_garden import light_imports
+from official_maskrcnn.ops import anchors as anchor_ops
+from official_maskrcnn.ops import boxes as box_ops
+from official_maskrcnn.ops import masks as mask_ops
+from official_maskrcnn.ops import nms, sampling
+from official_maskrcnn.ops.roi_align import roi_align
+
+with light_imports():
+    from official.vision.modeling.heads import dense_prediction_heads
+
+# RoIs an image that the mask head has room for where shapes are static and the configuration does
+# not say: 99 % of COCO's images have at most 33 instances.
+_STATIC_GT_ROIS_PER_IMAGE = 32
+
+
+class BoxStage(NamedTuple):
+    """Training outputs of one box head.
+
+    Attributes:
+      class_logits: [b, k, classes].
+      box_outputs: [b, k, classes or 1, 4].
+      labels: the RoIs and their targets.
+    """
+
+    class_logits: tf.Tensor
+    box_outputs: tf.Tensor
+    labels: roi_sampling.LabelledRoIs
+
+
+class MaskOutputs(NamedTuple):
+    """Training outputs of the mask head, on a packed set of m RoIs.
+
+    Attributes:
+      logits: [m, s, s].
+      targets: [m, s, s] of 0 and 1.
+      weights: [m], 0 for padding.
+      num_dropped: int32 scalar, RoIs for which a static set had no room.
+    """
+
+    logits: tf.Tensor
+    targets: tf.Tensor
+    weights: tf.Tensor
+    num_dropped: tf.Tensor
+
+
+class TrainingOutputs(NamedTuple):
+    """What the losses need.
+
+    Attributes:
+      rpn_logits: level to [b, a_l].
+      rpn_deltas: level to [b, a_l, 4].
+      stages: one for each box head.
+      masks: None for a model without masks.
+    """
+
+    rpn_logits: dict[str, tf.Tensor]
+    rpn_deltas: dict[str, tf.Tensor]
+    stages: tuple[BoxStage, ...]
+    masks: MaskOutputs | None
+
+
+class MaskRCNN(tf_keras.Model):
+    """Backbone, decoder, region proposals, box heads and mask head.
+
+    Attributes (those that hold variables bear tf-models-official's names, so that its checkpoints
+    can be read): `backbone`, `decoder` (None for the identity), `rpn_head`, `detection_head` (a
+    list, one for each cascade stage), `mask_head` (None without masks).
+    """
+
+    def __init__(
+        self, config: DeepMaskHeadRCNN, l2_weight_decay: float = 0.0, static_shapes: bool = False
+    ):
+        """Builds all parts, variables included.
+
+        Args:
+          config: the model's configuration.
+          l2_weight_decay: of all kernels; the loss is half its product with their squares.
+          static_shapes: use only operations that XLA compiles, with shapes known beforehand.
+
+        Raises:
+          UserError: parts that do not fit each other.
+        """
+        super().__init__(name="mask_rcnn")
+        self.config = config
+        self.static_shapes = static_shapes
+        self._model_garden = config.compatibility == "model_garden"
+        regularizer = tf_keras.regularizers.l2(l2_weight_decay / 2) if l2_weight_decay else None
+        norm = config.norm_activation
+        # Statistics over one replica are the batch's own; Keras' synchronised layer is slower.
+        several_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        norm = norm.replace(use_sync_bn=norm.use_sync_bn and several_replicas)
+        options = LayerOptions(
+            activation=norm.activation,
+            momentum=norm.norm_momentum,
+            epsilon=norm.norm_epsilon,
+            synchronized=norm.use_sync_bn,
+            regularizer=regularizer,
+        )
+
+        self.backbone = backbones.build_backbone(config, norm, regularizer)
+        self.decoder = backbones.build_decoder(
+            config, self.backbone.output_specs, norm, regularizer
+        )
+        self.rpn_head = dense_prediction_heads.RPNHead(
+            min_level=config.min_level,
+            max_level=config.max_level,
+            num_anchors_per_location=config.anchor.num_scales * len(config.anchor.aspect_ratios),
+            num_convs=config.rpn_head.num_convs,
+            num_filters=config.rpn_head.num_filters,
+            use_separable_conv=config.rpn_head.use_separable_conv,
+            activation=norm.activation,
+            use_sync_bn=norm.use_sync_bn,
+            norm_momentum=norm.norm_momentum,
+            norm_epsilon=norm.norm_epsilon,
+            kernel_regularizer=regularizer,
+        )
+        num_stages = 1 + len(config.roi_sampler.cascade_iou_thresholds or ())
+        box_options = dataclasses.replace(
+            options, separable=config.detection_head.use_separable_conv
+        )
+        self.detection_head = [
+            BoxHead(config.detection_head, config.num_classes, box_options)
+            for _ in range(num_stages)
+        ]
+        self.mask_head = None
+        if config.include_mask:
+            check_roi_size(config.mask_head, config.mask_roi_aligner.crop_size)
+            self.mask_head = self._build_mask_head(options)
+        self._create_variables()
+        if norm.frozen:
+            batch_norm.freeze_batch_norm(self)
+
+    @functools.cached_property
+    def anchors(self) -> dict[str, np.ndarray]:
+        """Anchors [a_l, 4] of each level, in pixels of the network input."""
+        config = self.config
+        height, width = config.input_size[:2]
+        return anchor_ops.pyramid_anchors(
+            (height, width),
+            config.min_level,
+            config.max_level,
+            config.anchor.num_scales,
+            config.anchor.aspect_ratios,
+            config.anchor.anchor_size,
+        )
+
+    def _build_mask_head(self, options: LayerOptions) -> MaskHead:
+        config = self.config
+        options = dataclasses.replace(options, separable=config.mask_head.use_separable_conv)
+        network_options = options
+        if self._model_garden:
+            # There, only the hourglass synchronises, with numbers of its own and without L2.
+            options = dataclasses.replace(options, synchronized=False)
+            network_options = options
+            if config.mask_head.convnet_variant != "default":
+                network_options = dataclasses.replace(
+                    network_options, momentum=0.1, epsilon=1e-5, regularizer=None
+                )
+        return MaskHead(config.mask_head, config.num_classes, options, network_options)
+
+    def _create_variables(self) -> None:
+        """Runs the heads on empty input; backbone and decoder come with their variables."""
+        shapes = (self.backbone if self.decoder is None else self.decoder).output_specs
+        channels = {level: shapes[level][-1] for level in self.anchors}
+        self.rpn_head({level: tf.zeros([1, 1, 1, c]) for level, c in channels.items()})
+        c = channels[str(self.config.min_level)]
+        for head in self.detection_head:
+            side = self.config.roi_aligner.crop_size
+            head(tf.zeros([1, side, side, c]))
+        if self.mask_head is not None:
+            side = self.config.mask_roi_aligner.crop_size
+            self.mask_head(tf.zeros([1, side, side, c]), tf.zeros([1], tf.int32))
+        self.built = True
+
+    def call(
+        self,
+        images: tf.Tensor,
+        image_info: tf.Tensor,
+        groundtruth: Mapping[str, tf.Tensor] | None = None,
+        seed: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> TrainingOutputs | dict[str, tf.Tensor]:
+        """Runs the model.
+
+        Args:
+          images: [b, height, width, channels], normalised.
+          image_info: [b, 4, 2] of (y, x): original size, target size, scale, and offset, so that
+            input pixel = original pixel * scale - offset.
+          groundtruth: when training, `boxes` [b, n, 4] in input pixels, `classes` [b, n], both
+            with padding below 0, and for models with masks `masks` [b, n, t, t], relative to the
+            boxes, and `mask_valid` [b, n]: the instances that may train the mask head.
+          seed: int32 [2] of the random draws of a training step.
+          training: selects what is returned.
+
+        Returns:
+          When training, `TrainingOutputs`. Else a dict in original pixels: `num_detections` [b],
+          `detection_boxes` [b, d, 4], `detection_classes`, `detection_scores` [b, d], best first
+          and 0 beyond `num_detections`, and for models with masks `detection_masks` [b, d, s, s],
+          probabilities relative to the box, or to `detection_outer_boxes` if
+          `outer_boxes_scale` is not 1.
+        """
+        features = self.extract_features(images, training)
+        rpn_logits, rpn_deltas = self._propose(features, training)
+        image_size = self._image_size(image_info)
+        boxes, scores = proposals.generate_proposals(
+            rpn_logits,
+            rpn_deltas,
+            self.anchors,
+            image_size,
+            self.config.roi_generator,
+            training,
+            self.static_shapes,
+            keep_empty=self._model_garden,
+        )
+        boxes = tf.stop_gradient(boxes)
+        if not training:
+            return self._detect(features, boxes, image_size, image_info)
+        if groundtruth is None:
+            raise ValueError("training needs groundtruth")
+        if seed is None:
+            seed = tf.zeros([2], tf.int32)
+        stages = self._box_stages(features, boxes, scores >= 0.0, image_size, groundtruth, seed)
+        masks = None
+        if self.mask_head is not None:
+            masks = self._train_masks(features, stages[-1].labels, image_size, groundtruth)
+        return TrainingOutputs(rpn_logits, rpn_deltas, tuple(stages), masks)
+
+    def extract_features(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """Feature maps [b, height_l, width_l, c] by level, of images [b, height, width, 3]."""
+        features = self.backbone(images, training=training)
+        if self.decoder is not None:
+            features = self.decoder(features, training=training)
+        return {level: features[level] for level in self.anchors}
+
+    def predict_masks(
+        self,
+        features: Mapping[str, tf.Tensor],
+        boxes: tf.Tensor,
+        batch_indices: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> tf.Tensor:
+        """Mask probabilities [m, s, s] of any boxes [m, 4] in input pixels.
+
+        Args:
+          features: of `extract_features`.
+          boxes: [m, 4], within the network input.
+          batch_indices: int32 [m], the image of each box.
+          classes: int32 [m]; a class-agnostic head does not look at them.
+        """
+        logits = self.mask_head(
+            self._align(features, boxes, batch_indices, self.config.mask_roi_aligner),
+            classes,
+            training=False,
+        )
+        return tf.sigmoid(tf.cast(logits, tf.float32))
+
+    def _image_size(self, image_info: tf.Tensor) -> tf.Tensor:
+        """(height, width) [b, 2] of the images within the network input, padding left out."""
+        if self._model_garden:
+            return image_info[:, 1]
+        return tf.minimum(image_info[:, 1], image_info[:, 0] * image_info[:, 2] - image_info[:, 3])
+
+    def _propose(
+        self, features: Mapping[str, tf.Tensor], training: bool
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        scores, boxes = self.rpn_head(features, training=training)
+        logits = {k: tf.reshape(v, [-1, self.anchors[k].shape[0]]) for k, v in scores.items()}
+        deltas = {k: tf.reshape(v, [-1, self.anchors[k].shape[0], 4]) for k, v in boxes.items()}
+        return logits, deltas
+
+    def _align(
+        self,
+        features: Mapping[str, tf.Tensor],
+        boxes: tf.Tensor,
+        batch_indices: tf.Tensor,
+        aligner: ROIAligner,
+    ) -> tf.Tensor:
+        return roi_align(
+            features,
+            boxes,
+            batch_indices,
+            aligner.crop_size,
+            sampling_ratio=1 if self._model_garden else aligner.sampling_ratio,
+            half_pixel=not self._model_garden,
+            static_shapes=self.static_shapes,
+        )
+
+    def _run_box_head(
+        self, features: Mapping[str, tf.Tensor], rois: tf.Tensor, stage: int, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Class logits [b, k, classes] and box outputs [b, k, boxes, 4] of RoIs [b, k, 4]."""
+        b, k = tf.shape(rois)[0], rois.shape[1]
+        batch_indices = tf.repeat(tf.range(b), k)
+        crops = self._align(
+            features, tf.reshape(rois, [-1, 4]), batch_indices, self.config.roi_aligner
+        )
+        logits, boxes = self.detection_head[stage](crops, training=training)
+        logits = tf.reshape(tf.cast(logits, tf.float32), [b, k, logits.shape[-1]])
+        return logits, tf.reshape(tf.cast(boxes, tf.float32), [b, k, boxes.shape[1], 4])
+
+    def _refine(self, rois: tf.Tensor, outputs: tf.Tensor, stage: int, size: tf.Tensor) -> tf.Tensor:
+        """RoIs [b, k, 4] of the next cascade stage, from class-agnostic outputs [b, k, 1, 4]."""
+        weights = box_ops.CASCADE_REGRESSION_WEIGHTS[stage]
+        return tf.stop_gradient(box_ops.clip(box_ops.decode(outputs[:, :, 0], rois, weights), size))
+
+    def _box_stages(
+        self,
+        features: Mapping[str, tf.Tensor],
+        boxes: tf.Tensor,
+        valid: tf.Tensor,
+        image_size: tf.Tensor,
+        groundtruth: Mapping[str, tf.Tensor],
+        seed: tf.Tensor,
+    ) -> list[BoxStage]:
+        gt_boxes, gt_classes = groundtruth["boxes"], groundtruth["classes"]
+        sampler = self.config.roi_sampler
+        labels = roi_sampling.sample_rois(
+            boxes,
+            valid,
+            gt_boxes,
+            gt_classes,
+            sampler,
+            box_ops.CASCADE_REGRESSION_WEIGHTS[0],
+            seed,
+        )
+        stages: list[BoxStage] = []
+        for stage in range(len(self.detection_head)):
+            if stage > 0:
+                labels = roi_sampling.label_rois(
+                    self._refine(labels.rois, stages[-1].box_outputs, stage - 1, image_size),
+                    gt_boxes,
+                    gt_classes,
+                    sampler.cascade_iou_thresholds[stage - 1],
+                    box_ops.CASCADE_REGRESSION_WEIGHTS[stage],
+                )
+            logits, outputs = self._run_box_head(features, labels.rois, stage, training=True)
+            stages.append(BoxStage(logits, outputs, labels))
+        return stages
+
+    def _train_masks(
+        self,
+        features: Mapping[str, tf.Tensor],
+        labels: roi_sampling.LabelledRoIs,
+        image_size: tf.Tensor,
+        groundtruth: Mapping[str, tf.Tensor],
+    ) -> MaskOutputs:
+        """Runs the mask head on the RoIs of all images that have a mask to learn."""
+        config = self.config
+        gt_boxes, mask_valid = groundtruth["boxes"], groundtruth["mask_valid"]
+        if config.use_gt_boxes_for_masks:
+            rois, classes, chosen = gt_boxes, groundtruth["classes"], mask_valid
+            gt_indices = tf.zeros_like(classes) + tf.range(tf.shape(classes)[1])
+            per_image = _STATIC_GT_ROIS_PER_IMAGE
+        else:
+            rois, classes, gt_indices = labels.rois, labels.classes, labels.gt_indices
+            chosen = (classes > 0) & tf.gather(mask_valid, gt_indices, batch_dims=1)
+            rank = tf.cumsum(tf.cast(chosen, tf.int32), axis=1)
+            chosen &= rank <= config.mask_sampler.num_sampled_masks
+            per_image = config.mask_sampler.num_sampled_masks
+        rois = box_ops.enlarge(rois, config.outer_boxes_scale, image_size)
+
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        capacity = None
+        if self.static_shapes:
+            per_image = config.mask_sampler.static_rois_per_image or per_image
+            capacity = min(per_image, chosen.shape[1]) * chosen.shape[0]
+        packed = sampling.pack(chosen, capacity, min_size=0 if replicas == 1 else 1)
+        classes, gt_indices = packed.gather(classes), packed.gather(gt_indices)
+        rois = packed.gather(rois)
+        gt_slots = tf.stack([packed.batch_indices, gt_indices], axis=-1)  # [m, 2]
+        size = config.mask_roi_aligner.crop_size * config.mask_head.upsample_factor
+
+        def run_head() -> tf.Tensor:
+            return self.mask_head(
+                self._align(features, rois, packed.batch_indices, config.mask_roi_aligner),
+                tf.maximum(classes, 0),
+                training=True,
+                # A dynamic set on one replica has no padding; with several, one may be empty
+                # while all must take part in the synchronised statistics.
+                weights=None if capacity is None and replicas == 1 else packed.weights,
+            )
+
+        if capacity is None and replicas == 1:
+            # Batch statistics of an empty set do not exist.
+            is_empty = tf.equal(tf.size(classes), 0)
+            logits = tf.cond(
+                is_empty, lambda: tf.zeros([0, size, size], self.compute_dtype), run_head
+            )
+        else:
+            logits = run_head()
+        targets = mask_ops.resample_mask_targets(
+            tf.gather_nd(groundtruth["masks"], gt_slots),
+            tf.gather_nd(gt_boxes, gt_slots),
+            rois,
+            size,
+        )
+        return MaskOutputs(tf.cast(logits, tf.float32), targets, packed.weights, packed.num_dropped)
+
+    def _detect(
+        self,
+        features: Mapping[str, tf.Tensor],
+        rois: tf.Tensor,
+        image_size: tf.Tensor,
+        image_info: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        config = self.config.detection_generator
+        all_logits = []
+        for stage in range(len(self.detection_head)):
+            if stage > 0:
+                rois = self._refine(rois, outputs, stage - 1, image_size)
+            logits, outputs = self._run_box_head(features, rois, stage, training=False)
+            all_logits.append(logits)
+        if self.config.detection_head.cascade_class_ensemble:
+            logits = tf.add_n(all_logits) / len(all_logits)
+        if config.use_sigmoid_probability:
+            scores = tf.sigmoid(logits)
+        else:
+            scores = tf.nn.softmax(logits)
+        if outputs.shape[2] > 1:
+            outputs = outputs[:, :, 1:]  # without the background
+        weights = box_ops.CASCADE_REGRESSION_WEIGHTS[len(self.detection_head) - 1]
+        boxes = box_ops.decode(outputs, rois[:, :, None], weights)  # [b, k, boxes, 4]
+        boxes, scores, classes, count = nms.suppress_per_class(
+            box_ops.clip(boxes, image_size),
+            scores[:, :, 1:],
+            config.nms_iou_threshold,
+            config.pre_nms_score_threshold,
+            config.max_num_detections,
+            config.pre_nms_top_k,
+            config.soft_nms_sigma,
+            self.static_shapes,
+        )
+        real = tf.range(config.max_num_detections)[None] < count[:, None]  # [b, d]
+        classes = tf.where(real, classes + 1, 0)
+        detections = {
+            "num_detections": count,
+            "detection_boxes": _to_original(boxes, image_info),
+            "detection_classes": classes,
+            "detection_scores": scores,
+        }
+        if self.mask_head is None:
+            return detections
+        boxes = box_ops.enlarge(boxes, self.config.outer_boxes_scale, image_size)
+        if self.config.outer_boxes_scale != 1.0:
+            detections["detection_outer_boxes"] = _to_original(boxes, image_info)
+        # Only real detections go through the mask head, unless shapes must be static.
+        packed = sampling.pack(tf.ones_like(real) if self.static_shapes else real, min_size=1)
+        masks = self.predict_masks(
+            features, packed.gather(boxes), packed.batch_indices, packed.gather(classes)
+        )
+        side = masks.shape[1]
+        detections["detection_masks"] = tf.scatter_nd(
+            tf.stack([packed.batch_indices, packed.slots], axis=-1),
+            masks * packed.weights[:, None, None],
+            [tf.shape(real)[0], config.max_num_detections, side, side],
+        )
+        return detections
+
+
+def _to_original(boxes: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
+    """Boxes [b, d, 4] from pixels of the network input to those of the original images."""
+    size, scale, offset = (tf.tile(image_info[:, None, i], [1, 1, 2]) for i in (0, 2, 3))
+    return tf.clip_by_value((boxes + offset) / scale, 0.0, size)

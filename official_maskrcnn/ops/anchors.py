@@ -1,0 +1,108 @@
+"""Anchors of a feature pyramid and their training labels."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from official_maskrcnn.ops import boxes as box_ops
+from official_maskrcnn.ops import sampling
+
+
+def pyramid_anchors(
+    image_size: tuple[int, int],
+    min_level: int,
+    max_level: int,
+    num_scales: int,
+    aspect_ratios: Sequence[float],
+    anchor_size: float,
+) -> dict[str, np.ndarray]:
+    """Anchors of each level, centred on its cells.
+
+    Args:
+      image_size: height and width of the network input.
+      min_level: finest level; level l has stride 2**l.
+      max_level: coarsest level.
+      num_scales: anchor sides grow in this many steps to the octave.
+      aspect_ratios: width / height.
+      anchor_size: side of the smallest anchor, in strides.
+
+    Returns:
+      Level name to float32 [height_l * width_l * num_scales * len(aspect_ratios), 4]; of one
+      cell the aspect ratios come fastest.
+    """
+    ratios = np.sqrt(np.tile(aspect_ratios, num_scales))  # [a]
+    scales = np.repeat(2.0 ** (np.arange(num_scales) / num_scales), len(aspect_ratios))  # [a]
+    anchors = {}
+    for level in range(min_level, max_level + 1):
+        sides = anchor_size * 2**level * scales
+        half = np.stack([sides / ratios, sides * ratios], axis=-1) / 2  # [a, 2]
+        cells = [math.ceil(length / 2**level) for length in image_size]
+        y, x = ((np.arange(n) + 0.5) * length / n for n, length in zip(cells, image_size))
+        centers = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)[:, :, None]  # [h, w, 1, 2]
+        level_anchors = np.concatenate([centers - half, centers + half], axis=-1)  # [h, w, a, 4]
+        anchors[str(level)] = level_anchors.reshape(-1, 4).astype(np.float32)
+    return anchors
+
+
+def label_anchors(
+    anchors: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    gt_valid: tf.Tensor,
+    seed: tf.Tensor,
+    match_threshold: float = 0.7,
+    unmatched_threshold: float = 0.3,
+    num_samples: int = 256,
+    foreground_fraction: float = 0.5,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Targets of the region proposal network (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
+
+    An anchor is foreground if its best IoU reaches `match_threshold`, or if it is the best anchor
+    of some instance; background below `unmatched_threshold`. Of these, `num_samples` an image are
+    drawn for the score loss.
+
+    Args:
+      anchors: [a, 4].
+      gt_boxes: [b, n, 4].
+      gt_valid: [b, n] bool, False on padding.
+      seed: int32 [2] of the random draw.
+      match_threshold: IoU.
+      unmatched_threshold: IoU.
+      num_samples: per image.
+      foreground_fraction: at most this share of the samples is foreground.
+
+    Returns:
+      score_targets int32 [b, a]: 1 foreground, 0 background, -1 not sampled.
+      box_targets [b, a, 4], encoded; 0 where not foreground.
+      foreground [b, a] bool, sampled or not: where the box loss applies.
+    """
+    iou = box_ops.pairwise_iou(anchors[None], gt_boxes)  # [b, a, n]
+    iou = tf.where(gt_valid[:, None, :], iou, -1.0)
+    best_iou = tf.reduce_max(iou, axis=-1)  # [b, a]
+    matched = tf.argmax(iou, axis=-1, output_type=tf.int32)  # [b, a]
+
+    # The best anchor of each instance is foreground whatever its IoU, and belongs to it.
+    num_anchors, num_instances = tf.shape(iou)[1], tf.shape(iou)[2]
+    best_anchor = tf.argmax(iou, axis=1, output_type=tf.int32)  # [b, n]
+    has_anchor = gt_valid & (tf.reduce_max(iou, axis=1) > 0.0)
+    best_anchor = tf.where(has_anchor, best_anchor, num_anchors)  # one more column takes the rest
+    rows = tf.repeat(tf.range(tf.shape(iou)[0])[:, None], num_instances, axis=1)  # [b, n]
+    columns = tf.repeat(tf.range(num_instances)[None], tf.shape(iou)[0], axis=0)  # [b, n]
+    forced = tf.tensor_scatter_nd_min(
+        tf.fill([tf.shape(iou)[0], num_anchors + 1], num_instances),
+        tf.stack([rows, best_anchor], axis=-1),
+        columns,
+    )[:, :-1]  # [b, a], num_instances where no instance forces the anchor
+    is_forced = forced < num_instances
+    matched = tf.where(is_forced, forced, matched)
+
+    foreground = (best_iou >= match_threshold) | is_forced
+    background = (best_iou < unmatched_threshold) & ~foreground
+    sampled_foreground, sampled_background = sampling.sample_balanced(
+        foreground, background, num_samples, foreground_fraction, seed
+    )
+    score_targets = tf.where(sampled_foreground, 1, tf.where(sampled_background, 0, -1))
+    box_targets = box_ops.encode(tf.gather(gt_boxes, matched, batch_dims=1), anchors[None])
+    box_targets = tf.where(foreground[..., None], box_targets, 0.0)
+    return score_targets, box_targets, foreground

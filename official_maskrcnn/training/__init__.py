@@ -1,0 +1,1 @@
+"""Runs a task: devices, training loop, checkpoints, evaluation, progress."""

@@ -1,0 +1,267 @@
+"""Checkpoints of a training: written, resumed from, evaluated, and the best one kept."""
+
+import json
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+from absl import logging
+
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.modeling import restore
+from official_maskrcnn.training.strategy import is_chief
+
+_NAME = "ckpt"
+_SECONDS_BETWEEN_LOOKS = 1.0  # for a new checkpoint of another process
+
+
+class Checkpoints:
+    """The checkpoints of one model_dir.
+
+    Attributes:
+      step: training steps taken so far, a part of every checkpoint.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model_dir: str,
+        model: tf_keras.Model,
+        optimizer: tf_keras.optimizers.Optimizer,
+        items: Mapping[str, Any],
+        max_to_keep: int,
+    ):
+        """Makes checkpoints of a model and an optimizer, whose variables exist.
+
+        Args:
+          strategy: in whose scope the variables were created.
+          model_dir: where the checkpoints are; local or remote.
+          model: under the name `model`.
+          optimizer: under the name `optimizer`.
+          items: parts of the model under names of their own.
+          max_to_keep: number of newest checkpoints that stay.
+        """
+        self._model_dir = model_dir
+        self._model, self._optimizer = model, optimizer
+        with strategy.scope():
+            self.step = tf.Variable(
+                0,
+                dtype=tf.int64,
+                trainable=False,
+                name="global_step",
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, global_step=self.step, **items
+        )
+        self._manager = _manager(strategy, self._checkpoint, model_dir, max_to_keep)
+
+    def resume(self) -> bool:
+        """Restores everything from the latest checkpoint; False if there is none.
+
+        Raises:
+          UserError: the checkpoint is of another model or optimizer, or damaged.
+        """
+        path = tf.train.latest_checkpoint(self._model_dir)
+        if path is None:
+            return False
+        _check_same_model(path, self._model)
+        # A constant rate is a variable of some optimizers; the configuration's value counts.
+        rate = self._optimizer.learning_rate
+        configured_rate = rate.numpy() if isinstance(rate, tf.Variable) else None
+        try:
+            self._checkpoint.read(path).assert_existing_objects_matched()
+        except AssertionError as error:
+            raise UserError(
+                f"{path} was written with another optimizer (trainer.optimizer_config): train on "
+                f"with that one, or in another model_dir\n{str(error).strip().splitlines()[0]}"
+            ) from error
+        except (tf.errors.OpError, ValueError) as error:
+            raise UserError(f"cannot read the checkpoint {path}: {error}") from error
+        if configured_rate is not None:
+            rate.assign(configured_rate)
+        logging.info("resumed from %s", path)
+        return True
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step, unless it is there already."""
+        step = int(self.step.numpy())
+        latest = self._manager.latest_checkpoint
+        if latest is not None and step_of(latest) == step:
+            return
+        try:
+            path = self._manager.save(checkpoint_number=step)
+        except (tf.errors.OpError, OSError) as error:
+            raise UserError(
+                f"cannot write a checkpoint of step {step} into {self._model_dir}: {error}"
+            ) from error
+        logging.info("saved %s", path)
+
+
+class BestCheckpoint:
+    """Keeps the weights of the best evaluation so far, and its metrics, in a folder of their own.
+
+    The folder holds one checkpoint (the weights that were evaluated, without optimizer) and
+    `metrics.json`. A restarted run goes on from them.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        folder: str,
+        model: tf_keras.Model,
+        items: Mapping[str, Any],
+        metric: str = "",
+        comparison: str = "higher",
+    ):
+        """Compares by `metric`; "" is mask/AP, or box/AP of a model without masks."""
+        self._metric, self._lower = metric, comparison == "lower"
+        self._path = os.path.join(folder, "metrics.json")
+        self._is_chief = is_chief(strategy)
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        checkpoint = tf.train.Checkpoint(model=model, global_step=self._step, **items)
+        self._manager = _manager(strategy, checkpoint, folder, max_to_keep=1)
+        self._best: dict[str, Any] | None = None
+        if tf.io.gfile.exists(self._path):
+            with tf.io.gfile.GFile(self._path) as file:
+                self._best = json.load(file)
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Saves the model if no evaluation was better; says whether it did.
+
+        A number is always better than NaN or nothing, and the first evaluation is kept anyway.
+        """
+        name = self._metric or ("mask/AP" if "mask/AP" in metrics else "box/AP")
+        if name not in metrics:
+            logging.warning(
+                "best checkpoint: the evaluation has no metric %s; it has %s",
+                name,
+                ", ".join(sorted(metrics)),
+            )
+        value = _number(metrics.get(name))
+        if self._best is not None:
+            best = _number(self._best["metrics"].get(name))
+            better = value < best if self._lower else value > best
+            if math.isnan(value) or not (better or math.isnan(best)):
+                return False
+        self._step.assign(step)
+        self._manager.save(checkpoint_number=step)
+        finite = {key: _or_none(number) for key, number in metrics.items()}
+        self._best = {"step": step, "metric": name, "value": _or_none(value), "metrics": finite}
+        if self._is_chief:
+            write_text(self._path, json.dumps(self._best, indent=2))
+        logging.info("best checkpoint so far: step %d, %s %.4f", step, name, value)
+        return True
+
+
+def restore_weights(
+    path: str, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer | None = None
+) -> bool:
+    """Loads the weights of a checkpoint; says whether moving averages of them came along.
+
+    Args:
+      path: path prefix of a checkpoint of a training, or of its best evaluation.
+      model: the checkpoint must have exactly its variables.
+      optimizer: gets its moving averages, if the checkpoint has an optimizer.
+
+    Raises:
+      UserError: the checkpoint is of another model, or cannot be read.
+    """
+    _check_same_model(path, model)
+    has_averages = optimizer is not None and restore.has_root(path, "optimizer")
+    items = {"optimizer": optimizer} if has_averages else {}
+    try:
+        tf.train.Checkpoint(model=model, **items).read(path).expect_partial()
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error}") from error
+    return has_averages
+
+
+def follow(model_dir: str, last_step: int, timeout: float) -> Iterator[str]:
+    """Yields each checkpoint that a training writes, once and in order, as they appear.
+
+    Ends after that of `last_step`, or with a warning when none has come for `timeout` seconds.
+    """
+    done: set[str] = set()
+    deadline = time.monotonic() + timeout
+    waiting = False
+    while True:
+        state = tf.train.get_checkpoint_state(model_dir)
+        paths = [] if state is None else state.all_model_checkpoint_paths
+        fresh = [path for path in paths if path not in done]
+        for path in fresh:
+            done.add(path)
+            yield path
+            if step_of(path) >= last_step:
+                return
+        if fresh:
+            deadline, waiting = time.monotonic() + timeout, False
+        elif time.monotonic() > deadline:
+            logging.warning("no new checkpoint in %s for %d s: stopped waiting", model_dir, timeout)
+            return
+        elif not waiting:
+            which = "a new" if done else "the first"
+            logging.info("waiting for %s checkpoint in %s", which, model_dir)
+            waiting = True
+        else:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def step_of(path: str) -> int:
+    """The training step in the name of a checkpoint, such as model_dir/ckpt-1200."""
+    match = re.search(r"-(\d+)$", path)
+    if match is None:
+        raise UserError(f"{path} is not named like a checkpoint ({_NAME}-STEP)")
+    return int(match.group(1))
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file, whole or not at all; `path` may be remote."""
+    partial = f"{path}.partial"
+    with tf.io.gfile.GFile(partial, "w") as file:
+        file.write(text)
+    tf.io.gfile.rename(partial, path, overwrite=True)
+
+
+def _manager(
+    strategy: tf.distribute.Strategy,
+    checkpoint: tf.train.Checkpoint,
+    folder: str,
+    max_to_keep: int,
+) -> tf.train.CheckpointManager:
+    # All workers must take part in a save; what the others than the chief write is thrown away.
+    if not is_chief(strategy):
+        folder = tempfile.mkdtemp(prefix="official_maskrcnn_worker_")
+    return tf.train.CheckpointManager(checkpoint, folder, max_to_keep, checkpoint_name=_NAME)
+
+
+def _check_same_model(path: str, model: tf_keras.Model) -> None:
+    """Raises `UserError` unless a checkpoint has exactly the variables of a model."""
+    report = restore.compare(path, {"model": model})
+    faults = [
+        f"{own.name} has shape {list(own.shape)}, but {list(theirs.shape)} in the checkpoint"
+        for own, theirs in report.mismatched
+    ]
+    faults += [f"{variable} is not in the checkpoint" for variable in report.missing["model"]]
+    faults += [f"{variable} is only in the checkpoint" for variable in report.unused]
+    if faults:
+        lines = "".join(f"\n  {fault}" for fault in restore.shorten(faults))
+        raise UserError(
+            f"{path} is of another model than the configuration (task.model) describes:{lines}\n"
+            "Use the configuration in params.yaml beside the checkpoint, or another model_dir; to "
+            "start from these weights, give them as task.init_checkpoint"
+        )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,194 @@
+"""Rules that a whole configuration keeps: each states the values that do not fit."""
+
+import fnmatch
+
+import pytest
+
+from official_maskrcnn.configs import checks
+from official_maskrcnn.configs.experiments import EXPERIMENTS
+from official_maskrcnn.configs.fields import all_paths
+from official_maskrcnn.configs.loading import load_experiment
+from official_maskrcnn.errors import UserError
+
+RESNET = "deep_mask_head_rcnn_resnetfpn_coco"
+MODEL = "task.model"
+OPTIMIZATION = "trainer.optimizer_config"
+STEPWISE = f"{OPTIMIZATION}.learning_rate.stepwise"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS.names())
+def test_registered_experiments_break_no_rule(name: str):
+    assert checks.violations(EXPERIMENTS.get(name)()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "message"),
+    [
+        (
+            f"{STEPWISE}.boundaries=[50000]",
+            f"{STEPWISE}.values",
+            "3 learning rates [0.12, 0.012, 0.0012] need 2 boundaries, but there are 1: [50000]",
+        ),
+        (
+            f"{STEPWISE}.boundaries=[20000, 15000]",
+            f"{STEPWISE}.boundaries",
+            "[20000, 15000] must be in ascending order",
+        ),
+        (f"{STEPWISE}.values=null", f"{STEPWISE}.values", "null given; a value is needed"),
+        (
+            f"{OPTIMIZATION}.learning_rate={{type: cosine, cosine: {{decay_steps: 9}}}}",
+            f"{OPTIMIZATION}.learning_rate.cosine.initial_learning_rate",
+            "null given; a value is needed",
+        ),
+        (
+            f"{OPTIMIZATION}.optimizer.type=null",
+            f"{OPTIMIZATION}.optimizer.type",
+            "null given; a value is needed",
+        ),
+        (f"{MODEL}.min_level=6", f"{MODEL}.min_level", "6 must be less than max_level 6"),
+        (
+            f"{MODEL}.backbone.type=spinenet,{MODEL}.min_level=3",
+            f"{MODEL}.max_level",
+            "max_level 6 must equal 7, the backbone's",
+        ),
+        (
+            f"{MODEL}.input_size=[1000, 1024, 3]",
+            f"{MODEL}.input_size",
+            "height 1000 must be a multiple of 64 (2 to the power of max_level 6); 1024 is",
+        ),
+        (f"{MODEL}.input_size=[64, 64]", f"{MODEL}.input_size", "accepts [height, width, 3]"),
+        (
+            "task.allowed_mask_class_ids=[1, 500]",
+            "task.allowed_mask_class_ids",
+            "class id 500 must be less than task.model.num_classes 91",
+        ),
+        (
+            "task.allowed_mask_class_ids=[0, 1]",
+            "task.allowed_mask_class_ids",
+            "0 given; accepts at least 1",
+        ),
+        (
+            "task.losses.class_weights=[1, 2]",
+            "task.losses.class_weights",
+            "2 weights given; task.model.num_classes 91 needs as many",
+        ),
+        (
+            f"{MODEL}.roi_sampler.cascade_iou_thresholds=[0.6, 0.7]",
+            f"{MODEL}.roi_sampler.cascade_iou_thresholds",
+            "a cascade ([0.6, 0.7]) needs task.model.detection_head.class_agnostic_bbox_pred true",
+        ),
+        (
+            f"{MODEL}.mask_sampler.num_sampled_masks=600",
+            f"{MODEL}.mask_sampler.num_sampled_masks",
+            "600 masks cannot be sampled out of 512 RoIs",
+        ),
+        (
+            "task.train_data.parser.aug_scale_min=2",
+            "task.train_data.parser.aug_scale_min",
+            "aug_scale_min 2.0 must not exceed aug_scale_max 1.25",
+        ),
+        (
+            "task.train_data.image_dir=/photos",
+            "task.train_data.annotation_file",
+            "image_dir '/photos' needs its COCO annotations",
+        ),
+        (
+            "task.train_data.annotation_file=/train.json",
+            "task.train_data.image_dir",
+            "annotation_file '/train.json' needs the folder of its images",
+        ),
+        ("runtime.loss_scale=fixed", "runtime.loss_scale", "accepts a number, 'dynamic' or null"),
+        (
+            "runtime.loss_scale=dynamic",
+            "runtime.loss_scale",
+            "needs mixed_precision_dtype float16, but it is bfloat16",
+        ),
+        *(
+            (f"{path}={value}", path, message)
+            for path, value, message in (
+                ("runtime.distribution_strategy", "tpus", "did you mean tpu?"),
+                ("runtime.mixed_precision_dtype", "mixed_bfloat16", "did you mean bfloat16?"),
+                (f"{MODEL}.compatibility", "modelgarden", "did you mean model_garden?"),
+                (f"{MODEL}.decoder.type", "aspp", "accepts fpn, nasfpn, identity"),
+                ("task.coco_eval_backend", "coco", "accepts faster_coco_eval, pycocotools"),
+                ("task.train_data.dtype", "float", "accepts float32, bfloat16, float16"),
+                ("task.init_checkpoint_modules", "[backbone,head]", "'head' given; accepts all"),
+                (
+                    "task.init_checkpoint_modules",
+                    "backbone,decoder",
+                    "did you mean [backbone, decoder]?",
+                ),
+                ("trainer.best_checkpoint_metric_comp", "high", "did you mean higher?"),
+                ("task.train_data.global_batch_size", "-3", "-3 given; accepts at least 1"),
+                ("trainer.validation_steps", "0", "0 given; accepts at least 1, or -1"),
+                ("trainer.checkpoint_interval", "0", "0 given; accepts at least 1"),
+                (f"{MODEL}.roi_sampler.foreground_fraction", "1.5", "at least 0 and at most 1"),
+                (f"{MODEL}.norm_activation.norm_epsilon", "0", "accepts more than 0"),
+                (
+                    f"{MODEL}.backbone.resnet.stochastic_depth_drop_rate",
+                    "1",
+                    "at least 0 and less than 1",
+                ),
+                ("task.losses.l2_weight_decay", "-1e-4", "-0.0001 given; accepts at least 0"),
+                (f"{STEPWISE}.values", "[0.1, -0.1, 0.1]", "-0.1 given; accepts at least 0"),
+                ("runtime.task_index", "-2", "accepts at least 0, or -1"),
+            )
+        ),
+    ],
+)
+def test_each_rule_states_the_values(overrides: str, path: str, message: str):
+    with pytest.raises(UserError) as error:
+        load_experiment(RESNET, overrides=overrides)
+    _, line = str(error.value).splitlines()
+    assert line.strip().startswith(f"{path} (")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "trainer.validation_steps=-1,runtime.task_index=-1,runtime.num_gpus=0",
+        f"{MODEL}.use_gt_boxes_for_masks=true,{MODEL}.mask_sampler.num_sampled_masks=600",
+        f"{MODEL}.roi_sampler.cascade_iou_thresholds=[0.6],"
+        f"{MODEL}.detection_head.class_agnostic_bbox_pred=true",
+        f"{MODEL}.input_size=[256, 320, 3]",
+        f"{MODEL}.detection_head.num_convs=0",
+        "runtime.mixed_precision_dtype=null",
+        f"{OPTIMIZATION}.warmup.type=null",
+        f"{STEPWISE}.boundaries=[],{STEPWISE}.values=[0.1]",
+    ],
+)
+def test_what_the_rules_allow(overrides: str):
+    assert checks.violations(load_experiment(RESNET, overrides=overrides)) == []
+
+
+def test_a_rule_does_not_judge_by_a_value_that_was_refused():
+    with pytest.raises(UserError) as error:
+        load_experiment(RESNET, (), f"{STEPWISE}.values=x,{STEPWISE}.boundaries=[1]")
+    assert "1 fault" in str(error.value)
+
+
+def test_the_tables_name_fields_that_exist():
+    paths = all_paths(type(EXPERIMENTS.get(RESNET)()))
+    for table in (checks._CHOICES, checks._RANGES):
+        for glob in table:
+            assert fnmatch.filter(paths, glob), glob
+
+
+@pytest.mark.parametrize(
+    ("mode", "missing"),
+    [
+        ("train", ["task.train_data"]),
+        ("eval", ["task.validation_data"]),
+        ("continuous_eval", ["task.validation_data"]),
+        ("train_and_eval", ["task.train_data", "task.validation_data"]),
+    ],
+)
+def test_a_mode_needs_its_data(mode: str, missing: list[str]):
+    experiment = load_experiment(RESNET)
+    checks.check_data_is_given(experiment, mode)
+    experiment.task.train_data.input_path = ""
+    experiment.task.validation_data.input_path = ""
+    with pytest.raises(UserError) as error:
+        checks.check_data_is_given(experiment, mode)
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == missing

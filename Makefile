@@ -38,7 +38,8 @@ lint: venv
 
 # The main job, as the public commands that it consists of.
 demo: venv
-	$(BIN)/python -m official_maskrcnn data synthetic --output $(DEMO)/data
+	$(BIN)/python -m official_maskrcnn data synthetic --output $(DEMO)/train --images 1000 --seed 1
+	$(BIN)/python -m official_maskrcnn data synthetic --output $(DEMO)/val --images 100 --seed 2
 	$(BIN)/python train.py --experiment=deep_mask_head_rcnn_resnetfpn_coco --mode=train_and_eval \
 		--model_dir=$(DEMO)/model --config_file=configs/demo.yaml
 	@echo "What the model sees: $(DEMO)/model/predictions/"

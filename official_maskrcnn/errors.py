@@ -1,5 +1,8 @@
 """The one exception that means: the user's input is wrong."""
 
+# Begins the message of a check within a TensorFlow graph, where no UserError can be raised.
+DATA_FAULT = "unusable data: "
+
 
 class UserError(Exception):
     """A fault in what the user gave: a configuration, a flag, data or a checkpoint.

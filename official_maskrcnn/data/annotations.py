@@ -99,9 +99,7 @@ def _mask(
     return mask
 
 
-def _from_rle(
-    rle: dict[str, Any], height: int, width: int, note: _Note
-) -> dict[str, Any] | None:
+def _from_rle(rle: dict[str, Any], height: int, width: int, note: _Note) -> dict[str, Any] | None:
     size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
         note("wrong_size_rle", Outcome.MASK_DROPPED)
@@ -221,7 +219,7 @@ def _area(
     box: tuple[float, float, float, float],
     note: _Note,
 ) -> float:
-    if _is_number(value) and np.isfinite(value) and value > 0:
+    if _are_finite([value]) and value > 0:
         return float(value)
     note("missing_area" if value is None else "invalid_area", Outcome.MENDED)
     if mask is not None:

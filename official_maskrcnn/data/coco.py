@@ -66,7 +66,7 @@ def load_coco(path: str) -> CocoFile:
         categories that cannot be told apart or that take the background's id 0.
     """
     data = _read(path)
-    categories = _categories(data["categories"], path)
+    categories = _categories(data, path)
     faults = FaultReport()
     found: dict[str, AnnotatedImage] = {}
     for position, entry in enumerate(data["images"]):
@@ -151,20 +151,22 @@ def _read(path: str) -> dict[str, Any]:
     return data
 
 
-def _categories(entries: list[Any], path: str) -> dict[int, str]:
+def _categories(data: dict[str, Any], path: str) -> dict[int, str]:
+    used = {_as_int(a.get("category_id")) for a in data["annotations"] if isinstance(a, dict)}
     names: dict[int, str] = {}
     problems = []
-    for position, entry in enumerate(entries):
+    for position, entry in enumerate(data["categories"]):
         category_id = _as_int(entry.get("id")) if isinstance(entry, dict) else None
         if category_id is None:
             problems.append(f"entry {position} has no integer id")
         elif category_id < 1:
-            problems.append(f"id {category_id} is the background's; ids count from 1")
+            if category_id in used:  # else it is the heading that some tools write over the others
+                problems.append(f"id {category_id} is the background's; ids count from 1")
         elif category_id in names:
             problems.append(f"id {category_id} is taken twice")
         else:
             names[category_id] = str(entry.get("name", category_id))
-    if not entries:
+    if not names and not problems:
         problems.append("there are none")
     if problems:
         more = ["..."] if len(problems) > _MAX_SHOWN else []

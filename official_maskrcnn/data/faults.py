@@ -1,128 +1,149 @@
-"""Faults of a data set: which ones, what was done about them, and where they are."""
+"""What can be wrong with annotated images, and the report of what was done about it."""
 
+import dataclasses
 import enum
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import rich.table
 
-# What is wrong with an annotation or, where the name begins so, with an image.
-KINDS: Mapping[str, str] = {
-    "segmentation_missing": "no segmentation",
-    "segmentation_empty": "the segmentation is empty",
-    "segmentation_type": "the segmentation is neither polygons nor RLE",
-    "polygon_too_short": "a polygon of fewer than three points",
-    "polygon_odd_length": "a polygon with an odd number of coordinates",
-    "polygon_coordinates": "a polygon with coordinates that are no numbers or far off the image",
-    "rle_size": "an RLE of another size than the image",
-    "rle_counts": "an RLE whose runs do not add up to the image",
-    "mask_empty": "a mask without a pixel",
-    "mask_does_not_fit": "a mask made for another image size than that of the file",
-    "crowd_polygon": "a crowd given as polygons",
-    "iscrowd": "iscrowd missing, or neither 0 nor 1",
-    "area": "area missing, not a number or not positive",
-    "box_missing": "no box of four numbers",
-    "box_not_finite": "a box with NaN or infinity",
-    "box_empty": "a box without area, or wholly off the image",
-    "box_over_edge": "a box that reaches over the edge of the image",
-    "annotation_malformed": "not a JSON object",
-    "annotation_id_missing": "no usable annotation id",
-    "annotation_id_duplicate": "an annotation id that was there before",
-    "category_unknown": "a category that is not in the list of categories",
-    "category_not_positive": "a category id below 1 (0 means background: count from 1)",
-    "image_of_annotation": "an annotation of an image that is not listed or was left out",
-    "image_malformed": "an image entry without a usable id or file name",
-    "image_id_duplicate": "an image id that was there before",
-    "image_size_missing": "an image entry without width and height",
-    "image_size_differs": "an image file of another size than its entry says",
-    "image_orientation": "an image file annotated as turned upright by its EXIF orientation",
-    "image_missing": "an image file that is missing or cannot be opened",
-    "image_undecodable": "an image file that is truncated or cannot be decoded",
-}
+_MAX_IDS_SHOWN = 8
 
 
-class Remedy(enum.StrEnum):
+class Outcome(enum.StrEnum):
     """What was done about a fault."""
 
+    KEPT = "kept as it is"
     MENDED = "mended"
-    MASK_DROPPED = "mask dropped, box kept"
-    LEFT_OUT = "annotation left out"
+    MASK_DROPPED = "mask dropped"  # and the box kept, unless another fault says otherwise
+    ANNOTATION_LEFT_OUT = "annotation left out"
     IMAGE_LEFT_OUT = "image left out"
 
 
+class Fault(NamedTuple):
+    """One fault of one image or annotation.
+
+    Attributes:
+      kind: a name from KINDS.
+      outcome: what was done about it.
+      id: of the annotation or image; "#n" for the n-th of the file if it has none.
+    """
+
+    kind: str
+    outcome: Outcome
+    id: int | str
+
+
+# The order is that of the report. Faults of images come with image ids, all others with those of
+# annotations.
+IMAGE_KINDS = {
+    "invalid_image_entry": "the entry of the image is no JSON object with an id and a file name",
+    "duplicate_image_id": "another image before it has the same id",
+    "missing_image": "there is no such file",
+    "truncated_image": "the file ends too early",
+    "undecodable_image": "the file is no image that can be decoded",
+    "missing_image_size": "the entry has no width and height; the file's are used",
+    "image_size_differs": "the file has another size than its entry says; the file's is used",
+}
+ANNOTATION_KINDS = {
+    "unused_annotation": "its image is left out",
+    "invalid_annotation": "the entry is no JSON object",
+    "unknown_image": "its image_id is not among the images",
+    "unknown_category": "its category_id is not among the categories",
+    "missing_annotation_id": "it has no id",
+    "duplicate_annotation_id": "another one before it has the same id (left out if it is the same)",
+    "missing_bbox": "it has no bbox; the mask's is used if there is one",
+    "invalid_bbox": "the bbox is not four numbers; the mask's is used if there is one",
+    "nonfinite_bbox": "the bbox has NaN or infinity; the mask's is used if there is one",
+    "zero_area_bbox": "the bbox has no area; the mask's is used if there is one",
+    "bbox_outside": "the bbox lies outside of the image; the mask's is used if there is one",
+    "bbox_over_edge": "the bbox reaches over the edge of the image; it is clipped",
+    "missing_area": "it has no area; that of the mask is used, or of the box",
+    "invalid_area": "the area is no positive number; that of the mask is used, or of the box",
+    "missing_iscrowd": "it has no iscrowd, which counts as 0",
+    "invalid_iscrowd": "iscrowd is neither 0 nor 1; it counts as 0",
+    "crowd_polygon": "polygons though iscrowd is 1",
+    "single_rle": "an RLE though iscrowd is 0",
+    "missing_segmentation": "it has no segmentation",
+    "empty_segmentation": "the segmentation is empty",
+    "invalid_segmentation": "the segmentation is neither a list of polygons nor an RLE",
+    "flat_polygon": "the polygon is not inside of a list",
+    "short_polygon": "a polygon has fewer than three points; it is dropped",
+    "odd_polygon": "a polygon has an odd number of coordinates; it is dropped",
+    "invalid_polygon": "a polygon has NaN, infinity or something that is no number; it is dropped",
+    "wrong_size_rle": "the RLE is not of the image's size",
+    "invalid_rle": "the RLE's counts are broken or do not add up to the image's size",
+    "empty_mask": "the mask has no pixel inside of the image",
+    "mask_outside_bbox": "the mask lies outside of the bbox",
+}
+# Of records, which have no annotation ids; theirs are "image id/position".
+RECORD_KINDS = {
+    "corrupt_file": "the record file is damaged; what follows in it cannot be read",
+    "ragged_record": "the lists of boxes, classes, crowds, areas and masks differ in length",
+    "undecodable_mask": "the mask is no PNG of the image's size",
+}
+KINDS = IMAGE_KINDS | ANNOTATION_KINDS | RECORD_KINDS
+
+
+@dataclasses.dataclass
 class FaultReport:
-    """Ids of faulty annotations and images by the kind of fault and its remedy."""
+    """Collects faults by kind and outcome, with the ids of what has them."""
 
-    def __init__(self) -> None:
-        self._ids: dict[tuple[str, Remedy], list[int | str]] = {}
+    _ids: dict[tuple[str, Outcome], list[int | str]] = dataclasses.field(default_factory=dict)
 
-    def add(self, kind: str, remedy: Remedy, ids: Iterable[int | str]) -> None:
-        """Notes a fault of the annotations, or images, of these ids."""
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind of fault {kind!r}")
-        self._ids.setdefault((kind, remedy), []).extend(ids)
+    def add(self, faults: Iterable[Fault]) -> None:
+        """Adds faults; the kind of each must be one of KINDS."""
+        for fault in faults:
+            if fault.kind not in KINDS:
+                raise ValueError(f"{fault.kind!r} is no kind of fault")
+            self._ids.setdefault((fault.kind, fault.outcome), []).append(fault.id)
 
-    def merge(self, other: "FaultReport") -> None:
-        """Adds the faults of another report."""
-        for (kind, remedy), ids in other._ids.items():
-            self.add(kind, remedy, ids)
+    def __iter__(self) -> Iterator[Fault]:
+        """Every fault, in the order of KINDS."""
+        for kind, outcome in self._keys():
+            for fault_id in self._ids[kind, outcome]:
+                yield Fault(kind, outcome, fault_id)
 
-    def ids(self, kind: str | None = None, remedy: Remedy | None = None) -> list[int | str]:
-        """Ids with a kind of fault, a remedy, or both; in the order in which they were found."""
+    def __len__(self) -> int:
+        return self.count()
+
+    def count(self, kind: str | None = None, outcome: Outcome | None = None) -> int:
+        """Number of faults of a kind, with an outcome, or of all."""
+        return len(self.ids(kind, outcome))
+
+    def ids(self, kind: str | None = None, outcome: Outcome | None = None) -> list[int | str]:
+        """Ids of the images or annotations with a fault of that kind and outcome."""
         return [
-            one
-            for (own_kind, own_remedy), ids in self._ids.items()
-            if kind in (None, own_kind) and remedy in (None, own_remedy)
-            for one in ids
+            fault_id
+            for key, ids in self._ids.items()
+            if kind in (None, key[0]) and outcome in (None, key[1])
+            for fault_id in ids
         ]
 
-    def count(self, kind: str | None = None, remedy: Remedy | None = None) -> int:
-        """Number of faults; an annotation with two faults counts twice."""
-        return len(self.ids(kind, remedy))
+    def to_dict(self) -> dict[str, Any]:
+        """{kind: {"explanation": text, outcome: [ids]}}, for JSON."""
+        result: dict[str, Any] = {}
+        for kind, outcome in self._keys():
+            entry = result.setdefault(kind, {"explanation": KINDS[kind]})
+            entry[str(outcome)] = self._ids[kind, outcome]
+        return result
 
-    def __bool__(self) -> bool:
-        return bool(self._ids)
-
-    def __iter__(self) -> Iterator[tuple[str, Remedy, list[int | str]]]:
-        """Kind, remedy and ids, the most frequent first."""
-        for (kind, remedy), ids in sorted(self._ids.items(), key=lambda item: -len(item[1])):
-            yield kind, remedy, ids
-
-    def to_dict(self) -> list[dict[str, Any]]:
-        """For JSON: a list of {kind, explanation, remedy, count, ids}."""
-        return [
-            {
-                "kind": kind,
-                "explanation": KINDS[kind],
-                "remedy": remedy.value,
-                "count": len(ids),
-                "ids": ids,
-            }
-            for kind, remedy, ids in self
-        ]
-
-    @classmethod
-    def from_dict(cls, entries: Iterable[Mapping[str, Any]]) -> "FaultReport":
-        """The report that `to_dict` was made from."""
-        report = cls()
-        for entry in entries:
-            report.add(entry["kind"], Remedy(entry["remedy"]), entry["ids"])
-        return report
-
-    def table(self, max_ids: int = 5) -> rich.table.Table:
-        """One row for each kind of fault and remedy, with the first ids."""
-        table = rich.table.Table("fault", "what it is", "remedy", title="Faults in the data")
-        table.add_column("count", justify="right")
-        table.add_column("ids")
-        for kind, remedy, ids in self:
+    def table(self, max_ids: int = _MAX_IDS_SHOWN) -> rich.table.Table:
+        """A table with one row for each kind and outcome, showing the first ids."""
+        table = rich.table.Table("fault", "what", "done", "count", "ids", title="Faults")
+        table.columns[0].no_wrap = True
+        table.columns[3].justify = "right"
+        for kind, outcome in self._keys():
+            ids = self._ids[kind, outcome]
             shown = ", ".join(map(str, ids[:max_ids])) + (", ..." if len(ids) > max_ids else "")
-            table.add_row(kind, KINDS[kind], remedy.value, str(len(ids)), shown)
+            table.add_row(kind, KINDS[kind], str(outcome), str(len(ids)), shown)
         return table
 
     def summary(self) -> str:
-        """One line, such as `2 faults: 1 rle_size (mask dropped, box kept), ...`."""
-        if not self:
-            return "no faults"
-        parts = [f"{len(ids)} {kind} ({remedy})" for kind, remedy, ids in self]
-        total = self.count()
-        return f"{total} fault{'s' if total != 1 else ''}: {', '.join(parts)}"
+        """One line: counts by kind and outcome."""
+        parts = [f"{len(self._ids[key])} {key[0]} ({key[1]})" for key in self._keys()]
+        return ", ".join(parts) or "none"
+
+    def _keys(self) -> list[tuple[str, Outcome]]:
+        kinds, outcomes = list(KINDS), list(Outcome)
+        return sorted(self._ids, key=lambda key: (kinds.index(key[0]), outcomes.index(key[1])))

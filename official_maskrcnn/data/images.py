@@ -9,6 +9,8 @@ import numpy as np
 import PIL.Image
 
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG followed by more pictures, as some phones write it
+_PNG_BIT_DEPTH = 24  # place of this byte in the file
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 class StoredImage(NamedTuple):
@@ -63,17 +65,24 @@ def check_image(encoded: bytes) -> StoredImage:
     try:
         picture.draft("L", (1, 1))  # a JPEG at an eighth of its size: reads all, decodes faster
         picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError) as error:
         is_short = "truncated" in str(error)
         raise ImageFault("truncated_image" if is_short else "undecodable_image") from error
     if picture.format in _JPEG_FORMATS:
         return StoredImage(encoded, "jpeg", height, width)
-    if picture.format == "PNG" and picture.mode == "RGB" and "transparency" not in picture.info:
-        return StoredImage(encoded, "png", height, width)
+    # Decoded once more, since TensorFlow refuses damaged PNGs that Pillow lets pass.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     if pixels is None:
         raise ImageFault("undecodable_image")
+    is_rgb_png = (
+        picture.format == "PNG"
+        and picture.mode == "RGB"
+        and encoded[_PNG_BIT_DEPTH] == 8
+        and "transparency" not in picture.info
+    )
+    if is_rgb_png and _PNG_END in encoded:
+        return StoredImage(encoded, "png", height, width)
     _, png = cv2.imencode(".png", pixels)
     return StoredImage(png.tobytes(), "png", *pixels.shape[:2])
 

@@ -92,6 +92,12 @@ def track(items: Iterable[T], total: int | None, title: str, enabled: bool = Tru
     """Passes items on and shows how many there were, of how many, and how many a second.
 
     On a terminal that is a progress bar; elsewhere a line every 10 seconds, and one at the end.
+
+    Args:
+      items: one for each image.
+      total: how many there will be; None if nobody knows.
+      title: what is done with them.
+      enabled: False shows nothing.
     """
     console = rich.console.Console(stderr=True)
     if not enabled:
@@ -121,9 +127,10 @@ def _track_by_lines(items: Iterable[T], total: int | None, title: str) -> Iterat
     for done, item in enumerate(items, start=1):
         yield item
         if time.monotonic() - last_line >= _SECONDS_BETWEEN_LINES:
-            print(f"{title}: {done} of {total}, {_rate(done, start)}", file=sys.stderr, flush=True)
+            of_total = f" of {total}" if total else ""
+            print(f"{title}: {done}{of_total}, {_rate(done, start)}", file=sys.stderr, flush=True)
             last_line = time.monotonic()
-    print(f"{title}: {done} of {total} done, {_rate(done, start)}", file=sys.stderr, flush=True)
+    print(f"{title}: {done} done, {_rate(done, start)}", file=sys.stderr, flush=True)
 
 
 def _rate(done: int, start: float) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_maskrcnn.configs.task import DataConfig, Parser, TfExampleDecoder
+from official_maskrcnn.data import records
 from official_maskrcnn.ops import masks as mask_ops
 
 # Of ImageNet's RGB values in [0, 1], as in tf-models-official.
@@ -16,7 +17,6 @@ _MEAN = (0.485, 0.456, 0.406)
 _STDDEV = (0.229, 0.224, 0.225)
 
 _MIN_SIDE = 1e-3  # pixels; a clipped box is not thinner, else it is rounding and not an object
-_NUM_HASHES = 2**53 - 1  # exact in float64, and so in JSON
 
 
 def _many(dtype: tf.DType) -> tf.io.FixedLenSequenceFeature:
@@ -195,6 +195,7 @@ def decode_record(serialized: tf.Tensor, config: TfExampleDecoder) -> Record:
     """Decodes a serialized example except for its masks."""
     example = tf.io.parse_single_example(serialized, _FEATURES)
     encoded = example["image/encoded"]
+    source_id = "" if config.regenerate_source_id else example["image/source_id"]
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     corners = [example[f"image/object/bbox/{name}"] for name in ("ymin", "xmin", "ymax", "xmax")]
     classes = tf.cast(example["image/object/class/label"], tf.int32)
@@ -203,7 +204,7 @@ def decode_record(serialized: tf.Tensor, config: TfExampleDecoder) -> Record:
     crowd = _for_each_instance(example["image/object/is_crowd"], count, "image/object/is_crowd")
     return Record(
         image=tf.ensure_shape(image, [None, None, 3]),
-        source_id=_source_id(example["image/source_id"], encoded, config),
+        source_id=records.source_id_to_int(source_id, encoded),
         boxes=tf.stack(corners, axis=-1),
         classes=classes,
         is_crowd=crowd > 0,
@@ -218,22 +219,6 @@ def _for_each_instance(values: tf.Tensor, count: tf.Tensor, name: str) -> tf.Ten
     message = f"a record has not as many entries in {name} as in image/object/class/label"
     with tf.control_dependencies([tf.debugging.assert_equal(tf.size(values), count, message)]):
         return tf.identity(values)
-
-
-def _source_id(text: tf.Tensor, encoded: tf.Tensor, config: TfExampleDecoder) -> tf.Tensor:
-    """The record's id if it is a number, else a hash of it; without one a hash of the image."""
-    if config.regenerate_source_id:
-        return tf.strings.to_hash_bucket_fast(encoded, _NUM_HASHES)
-    return tf.case(
-        [
-            (tf.equal(text, ""), lambda: tf.strings.to_hash_bucket_fast(encoded, _NUM_HASHES)),
-            (
-                tf.strings.regex_full_match(text, r"\d{1,18}"),
-                lambda: tf.strings.to_number(text, tf.int64),
-            ),
-        ],
-        default=lambda: tf.strings.to_hash_bucket_fast(text, _NUM_HASHES),
-    )
 
 
 def fit_placement(image_size: tf.Tensor, input_size: tuple[int, int]) -> Placement:

@@ -46,7 +46,11 @@ class Record(NamedTuple):
     masks: list[bytes]
 
 
-class RaggedRecord(Exception):
+class DamagedFile(UserError):
+    """A record file with a wrong length or checksum."""
+
+
+class RaggedRecord(UserError):
     """A record whose lists differ in length."""
 
 
@@ -104,14 +108,14 @@ def read_examples(files: Sequence[str]) -> Iterator[tf.train.Example]:
     """Parsed examples of TFRecord files, one after the other.
 
     Raises:
-      UserError: a file is damaged.
+      DamagedFile: at the record that is damaged.
     """
     for path in files:
         try:
             for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
                 yield tf.train.Example.FromString(serialized)
         except tf.errors.DataLossError as error:
-            raise UserError(f"{path} is damaged, or no TFRecord file: {error.message}") from error
+            raise DamagedFile(f"{path} is damaged, or no TFRecord file: {error.message}") from error
 
 
 def parse_record(example: tf.train.Example) -> Record:
@@ -134,7 +138,10 @@ def parse_record(example: tf.train.Example) -> Record:
     areas = features["image/object/area"].float_list.value
     lengths = {*map(len, corners), len(crowd), len(masks), len(areas or classes)}
     if lengths != {count} or len(texts) not in (0, count):
-        raise RaggedRecord(f"lists of {sorted(lengths | {count})} entries")
+        raise RaggedRecord(
+            f"the record of image {_first(features['image/source_id'].bytes_list, b'?').decode()} "
+            f"has lists of {sorted(lengths | {count})} entries for one and the same instances"
+        )
     boxes = np.stack(corners, axis=-1)  # [n, 4]
     if not areas:
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) * height * width
@@ -157,12 +164,9 @@ def _first(values: Any, default: Any = 0) -> Any:
     return values.value[0] if values.value else default
 
 
-def image_id(record: Record) -> int:
-    """The image id that batches and detections have for this record."""
-    return int(source_id_to_int(tf.constant(record.source_id), tf.constant(record.encoded)))
-
-
-def read_ground_truth(patterns: str | Sequence[str], progress: bool = True) -> dict[str, Any]:
+def read_ground_truth(
+    patterns: str | Sequence[str], regenerate_source_id: bool = False, progress: bool = True
+) -> dict[str, Any]:
     """COCO ground truth out of records; images are read one at a time and not kept.
 
     Crowds and images without instances are part of it. An instance without a mask has no
@@ -170,6 +174,8 @@ def read_ground_truth(patterns: str | Sequence[str], progress: bool = True) -> d
 
     Args:
       patterns: as for `expand_patterns`.
+      regenerate_source_id: identify images by a hash of their content, as the parser does where
+        the decoder is so configured.
       progress: whether to show how far it is.
 
     Returns:
@@ -179,13 +185,13 @@ def read_ground_truth(patterns: str | Sequence[str], progress: bool = True) -> d
       UserError: a pattern matches nothing, or a file is damaged or has a record that is no use.
     """
     files = expand_patterns(patterns)
-    images, annotations, names = [], [], {}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    names: dict[int, str] = {}
     for example in parallel.track(read_examples(files), None, "Reading ground truth", progress):
-        try:
-            record = parse_record(example)
-        except RaggedRecord as error:
-            raise UserError(f"a record of {patterns} cannot be used: it has {error}") from error
-        own_id = image_id(record)
+        record = parse_record(example)
+        source_id = tf.constant(b"" if regenerate_source_id else record.source_id)
+        own_id = int(source_id_to_int(source_id, tf.constant(record.encoded)))
         images.append(
             {
                 "id": own_id,

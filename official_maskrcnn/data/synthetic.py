@@ -1,25 +1,21 @@
-"""Synthetic scenes: textured shapes of 12 classes, with occlusion, light and blur, in COCO's format.
+"""Synthetic scenes in COCO's format: textured shapes of 12 classes, with occlusion and blur.
 
 Only the outline tells the class: colour, texture, size and rotation are drawn independently of it.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import json
 import math
-import multiprocessing
 import os
 import pathlib
-import signal
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as rle
-from rich.progress import track
 
+from official_maskrcnn.data import parallel
 from official_maskrcnn.errors import UserError
 
 # Ids with gaps, as COCO has them.
@@ -55,6 +51,7 @@ def make_synthetic(
     max_instances: int = 7,
     crowds: bool = False,
     workers: int | None = None,
+    progress: bool = True,
 ) -> pathlib.Path:
     """Writes `output_dir`/images/*.jpg and `output_dir`/instances.json.
 
@@ -68,7 +65,8 @@ def make_synthetic(
       image_size: height and width in pixels.
       max_instances: an image has 1 to this many instances.
       crowds: put one group of small shapes, annotated as a crowd, into every fourth image.
-      workers: number of processes; by default one for each CPU core.
+      workers: processes; by default one for each core, and none for a few images.
+      progress: whether to show how far it is.
 
     Returns:
       Path of the annotation file.
@@ -87,37 +85,20 @@ def make_synthetic(
         raise UserError(f"the seed ({seed}) must not be negative")
     root = pathlib.Path(output_dir)
     make = functools.partial(
-        _make_image, str(root / "images"), seed, tuple(image_size), max_instances, crowds
+        _make_image,
+        image_dir=root / "images",
+        seed=seed,
+        image_size=image_size,
+        max_instances=max_instances,
+        crowds=crowds,
     )
     try:
         (root / "images").mkdir(parents=True, exist_ok=True)
-        results = _map(make, num_images, workers or os.cpu_count() or 1)
-        done = track(results, description="Synthetic images", total=num_images)
+        made = parallel.parallel_map(make, range(num_images), num_images, workers)
+        done = parallel.track(made, num_images, "Synthetic images", enabled=progress)
         return _write_coco(root, image_size, list(done))
     except OSError as error:
         raise UserError(f"cannot write to {root}: {error.strerror or error}") from error
-
-
-def _map(make: Callable[[int], Any], num_images: int, workers: int) -> Iterator[Any]:
-    if min(workers, num_images) == 1:
-        yield from map(make, range(num_images))
-        return
-    # Not forked: the caller may hold threads, such as TensorFlow's, that do not survive it.
-    context = multiprocessing.get_context("spawn")
-    chunk = max(1, min(16, num_images // workers))
-    with concurrent.futures.ProcessPoolExecutor(
-        min(workers, num_images), context, initializer=_start_worker
-    ) as executor:
-        try:
-            yield from executor.map(make, range(num_images), chunksize=chunk)
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
 
 
 def _write_coco(
@@ -145,22 +126,21 @@ def _file_name(index: int) -> str:
 
 
 def _make_image(
-    image_dir: str,
+    index: int,
+    image_dir: pathlib.Path,
     seed: int,
     image_size: tuple[int, int],
     max_instances: int,
     crowds: bool,
-    index: int,
 ) -> list[dict[str, Any]]:
     """Writes one image; returns its annotations, yet without ids of their own."""
     rng = np.random.default_rng([seed, index])
     with_crowd = crowds and index % 4 == 0
     instances = _place_instances(rng, image_size, max_instances, with_crowd)
     image = _render(rng, image_size, instances)
-    path = os.path.join(image_dir, _file_name(index))
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
-    pathlib.Path(path).write_bytes(encoded.tobytes())
+    (image_dir / _file_name(index)).write_bytes(encoded.tobytes())
     return [_annotation(instance, index + 1) for instance in instances]
 
 
@@ -326,7 +306,8 @@ def _render(
         image += instance.alpha[..., None] * (fill - image)
     image *= _light(rng, image_size, strength=0.3)[..., None]
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0) * unit)
-    image += rng.normal(0, rng.uniform(0.005, 0.03), image.shape)
+    noise = rng.uniform(0.005, 0.03) * rng.standard_normal(image.shape, np.float32)
+    image = image + noise
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
 
@@ -351,8 +332,8 @@ def _fill(
 
 def _pattern(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
     """float32 [h, w] in about [-1, 1]: clouds, stripes, checks or grain."""
-    cells = [3, 6, 12]
-    clouds = sum(_noise(rng, image_size, n) * 3 / n for n in cells) / sum(3 / n for n in cells)
+    octaves = [4 * _noise(rng, image_size, 3), 2 * _noise(rng, image_size, 6)]
+    clouds = (sum(octaves) + _noise(rng, image_size, 12)) / np.float32(7)
     kind = rng.integers(4)
     if kind == 0:
         return clouds
@@ -388,7 +369,6 @@ def _turned_grid(
 
 
 def _shadow(alpha: np.ndarray, offset: np.ndarray, blur: float) -> np.ndarray:
-    moved = cv2.warpAffine(
-        alpha, np.float32([[1, 0, offset[0]], [0, 1, offset[1]]]), alpha.shape[::-1]
-    )
+    matrix = np.array([[1, 0, offset[0]], [0, 1, offset[1]]])
+    moved = cv2.warpAffine(alpha, matrix, alpha.shape[::-1])
     return cv2.GaussianBlur(moved, (0, 0), blur)

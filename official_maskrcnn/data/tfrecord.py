@@ -1,5 +1,8 @@
 """TFRecord files out, without TensorFlow: a process that writes them starts in a second."""
 
+import contextlib
+import fcntl
+import os
 import pathlib
 import re
 import shutil
@@ -97,23 +100,36 @@ class ShardWriter:
         self.names = [
             f"{self._prefix.name}-{i:05d}-of-{num_shards:05d}.tfrecord" for i in range(num_shards)
         ]
+        self._open = contextlib.ExitStack()
         self._current: tuple[int, IO[bytes]] | None = None
 
     def __enter__(self) -> "ShardWriter":
         try:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging.mkdir(parents=True)
+            self._staging.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            for leftover in self._staging.iterdir():
+                leftover.unlink()
             for name in self.names:
                 (self._staging / name).touch()
         except OSError as error:
             raise UserError(f"cannot write to {self._prefix.parent}: {error.strerror}") from error
         return self
 
+    def _lock(self) -> None:
+        """Keeps other processes out; after a process was killed its folder is free again."""
+        self._folder = os.open(self._staging, os.O_RDONLY)
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._folder)
+            raise UserError(f"another process is writing {self._prefix} at this moment") from None
+
     def write(self, shard: int, record: bytes) -> None:
         """Appends a record; it is fastest when one shard comes after the other."""
         if self._current is None or self._current[0] != shard:
-            self._close_current()
-            self._current = shard, open(self._staging / self.names[shard], "ab")
+            self._open.close()
+            path = self._staging / self.names[shard]
+            self._current = shard, self._open.enter_context(path.open("ab"))
         self._current[1].write(frame(record))
 
     def __exit__(
@@ -122,10 +138,13 @@ class ShardWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close_current()
-        if kind is None:
-            self._publish()
-        shutil.rmtree(self._staging, ignore_errors=True)
+        self._open.close()
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            os.close(self._folder)
 
     def _publish(self) -> None:
         shard_name = re.compile(re.escape(self._prefix.name) + r"-\d{5}-of-\d{5}\.tfrecord")
@@ -134,8 +153,3 @@ class ShardWriter:
                 path.unlink()
         for name in self.names:
             (self._staging / name).replace(self._prefix.with_name(name))
-
-    def _close_current(self) -> None:
-        if self._current is not None:
-            self._current[1].close()
-            self._current = None

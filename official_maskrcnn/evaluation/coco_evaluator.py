@@ -83,6 +83,7 @@ class CocoEvaluator:
         detection_classes: np.ndarray,
         detection_scores: np.ndarray,
         detection_masks: np.ndarray | None = None,
+        detection_outer_boxes: np.ndarray | None = None,
     ) -> None:
         """Takes a batch of detections.
 
@@ -94,6 +95,7 @@ class CocoEvaluator:
           detection_scores: [b, n].
           detection_masks: [b, n, mask_height, mask_width] probabilities relative to the boxes;
             needed if masks are evaluated.
+          detection_outer_boxes: [b, n, 4] that the masks are relative to, if not to the boxes.
 
         Raises:
           ValueError: masks are evaluated but there are none.
@@ -114,6 +116,7 @@ class CocoEvaluator:
                 np.asarray(detection_masks[i])[real]
                 if self._include_mask and detection_masks is not None
                 else None,
+                None if detection_outer_boxes is None else detection_outer_boxes[i][real],
             )
 
     def add_results(self, results: Iterable[Mapping[str, Any]]) -> None:

@@ -65,6 +65,7 @@ class DetectionStore:
         classes: np.ndarray,
         scores: np.ndarray,
         mask_crops: np.ndarray | None,
+        mask_boxes: np.ndarray | None = None,
     ) -> None:
         """Takes one image's detections, unless the image is unknown or there already.
 
@@ -74,7 +75,8 @@ class DetectionStore:
           boxes: [n, 4] (ymin, xmin, ymax, xmax) in pixels of the image.
           classes: [n] category ids.
           scores: [n].
-          mask_crops: [n, mask_height, mask_width] probabilities relative to the boxes, or None.
+          mask_crops: [n, mask_height, mask_width] probabilities, or None.
+          mask_boxes: [n, 4] that the crops are relative to; None for the boxes.
         """
         if not self._is_new(ground_truth, image_id):
             return
@@ -85,7 +87,8 @@ class DetectionStore:
         masks = None
         if mask_crops is not None:
             height, width = ground_truth.image_sizes[image_id]
-            rles = pasting.rle_from_crops(mask_crops[kept], boxes, height, width)
+            own = boxes if mask_boxes is None else np.asarray(mask_boxes, np.float64)[kept]
+            rles = pasting.rle_from_crops(mask_crops[kept], own, height, width)
             masks = [rle["counts"] for rle in rles]
         boxes = np.concatenate([boxes[:, 1::-1], (boxes[:, 2:] - boxes[:, :2])[:, ::-1]], axis=1)
         self.images[image_id] = ImageDetections(boxes, classes[kept], scores[kept], masks)

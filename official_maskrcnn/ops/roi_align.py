@@ -73,6 +73,7 @@ def _align_by_level(
         selected = tf.cast(tf.where(box_levels == level)[:, 0], tf.int32)
         # One replicated cell around the map, because the kernel gives 0 beyond its last centres.
         padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        padded = tf.cast(padded, tf.float32)  # the kernel knows no bfloat16
         first, step = _sample_range(tf.gather(boxes, selected) / 2.0**level, samples, shift)
         last_cell = tf.cast(tf.shape(padded)[1:3] - 1, tf.float32)
         corners = tf.concat([first, first + (samples - 1) * step], axis=-1) + 1.0  # [k, 4]

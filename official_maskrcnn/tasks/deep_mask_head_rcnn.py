@@ -11,8 +11,8 @@ from absl import logging
 from official_maskrcnn.configs.experiment import RuntimeConfig
 from official_maskrcnn.configs.task import DataConfig, DeepMaskHeadRCNNTask
 from official_maskrcnn.data import pipeline, records
-from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation import CocoEvaluator
+from official_maskrcnn.errors import DATA_FAULT, UserError
+from official_maskrcnn.evaluation import CocoEvaluator, GroundTruth, load_ground_truth
 from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN, TrainingOutputs
 from official_maskrcnn.modeling.restore import restore_modules
@@ -109,7 +109,7 @@ class MaskRCNNTask:
         check = tf.debugging.assert_less(
             largest,
             num_classes,
-            f"the data has a category id beyond task.model.num_classes ({num_classes}), which must "
+            f"{DATA_FAULT}there is a category id beyond task.model.num_classes ({num_classes}), which must "
             "be larger than every category id",
         )
         with tf.control_dependencies([check]):
@@ -158,8 +158,9 @@ class MaskRCNNTask:
                 for stage in outputs.stages
             )
             / num_stages,
-            "mask_loss": tf.constant(0.0) if outputs.masks is None
-            else loss_ops.mask_loss(outputs.masks),
+            "mask_loss": (
+                tf.constant(0.0) if outputs.masks is None else loss_ops.mask_loss(outputs.masks)
+            ),
         }
         losses["model_loss"] = (
             config.rpn_score_weight * losses["rpn_score_loss"]
@@ -233,23 +234,36 @@ class MaskRCNNTask:
         return {**detections, "source_id": batch["source_id"]}
 
     @functools.cached_property
-    def ground_truth(self) -> dict[str, Any] | str:
-        """COCO ground truth of the validation data: an annotation file, or read from the records."""
+    def ground_truth(self) -> GroundTruth:
+        """Of the validation data: from an annotation file, or else from the records alone."""
         data = self.config.validation_data
         path = self.config.annotation_file or data.annotation_file
         if path:
             if not tf.io.gfile.exists(path):
                 raise UserError(f"task.annotation_file: {path} does not exist")
-            return path
+            return load_ground_truth(path)
         logging.info("no annotation file: ground truth is read from the validation records")
-        return records.read_ground_truth(data.input_path)
+        return load_ground_truth(records.read_ground_truth(
+                data.input_path,
+                regenerate_source_id=data.decoder.simple_decoder.regenerate_source_id,
+            ))
 
-    def build_evaluator(self) -> CocoEvaluator:
-        """A streaming evaluator of box and mask AP over the validation data."""
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Names of the classes, by category id."""
+        return dict(self.ground_truth.categories)
+
+    def build_evaluator(self, only_seen_images: bool = False) -> CocoEvaluator:
+        """A streaming evaluator of box and mask AP over the validation data.
+
+        Args:
+          only_seen_images: whether AP is over the images it saw, for an evaluation of a part.
+        """
         return CocoEvaluator(
             self.ground_truth,
             include_mask=self.config.model.include_mask,
             allowed_mask_class_ids=self.config.allowed_mask_class_ids,
             per_category_metrics=self.config.per_category_metrics,
             backend=self.config.coco_eval_backend,
+            only_seen_images=only_seen_images,
         )

@@ -1,9 +1,11 @@
 """Checkpoints of a training: written, resumed from, evaluated, and the best one kept."""
 
+import atexit
 import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -90,11 +92,12 @@ class Checkpoints:
         return True
 
     def save(self) -> None:
-        """Writes a checkpoint of this step, unless it is there already."""
+        """Writes a checkpoint of this step; all workers have to call it.
+
+        Raises:
+          UserError: model_dir cannot be written to, or is full.
+        """
         step = int(self.step.numpy())
-        latest = self._manager.latest_checkpoint
-        if latest is not None and step_of(latest) == step:
-            return
         try:
             path = self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
@@ -237,7 +240,8 @@ def _manager(
 ) -> tf.train.CheckpointManager:
     # All workers must take part in a save; what the others than the chief write is thrown away.
     if not is_chief(strategy):
-        folder = tempfile.mkdtemp(prefix="official_maskrcnn_worker_")
+        folder, max_to_keep = tempfile.mkdtemp(prefix="official_maskrcnn_worker_"), 1
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return tf.train.CheckpointManager(checkpoint, folder, max_to_keep, checkpoint_name=_NAME)
 
 

@@ -20,6 +20,7 @@ _DETECTIONS = (
     "detection_classes",
     "detection_scores",
     "detection_masks",
+    "detection_outer_boxes",
 )
 
 
@@ -33,6 +34,7 @@ class EvaluationLoop:
         model: tf_keras.Model,
         model_dir: str,
         log: MetricsLog,
+        max_batches: int = -1,
         jit_compile: bool = False,
     ):
         """Prepares to evaluate `model`.
@@ -44,6 +46,7 @@ class EvaluationLoop:
           model_dir: gets `predictions/STEP.png`, and `results_STEP.json` with
             task.config.export_results.
           log: gets the metrics and the picture.
+          max_batches: global batches to evaluate, after which AP is over their images; -1 for all.
           jit_compile: whether to compile the step with XLA.
         """
         self._strategy, self._task = strategy, task
@@ -52,8 +55,9 @@ class EvaluationLoop:
         self._dataset = strategy.distribute_datasets_from_function(
             lambda context: task.build_inputs(task.config.validation_data, context)
         )
-        self._evaluator = task.build_evaluator()
-        self._num_batches: int | None = None  # known once the data were read
+        self._evaluator = task.build_evaluator(only_seen_images=max_batches >= 0)
+        self._max_batches = max_batches
+        self._num_batches = None if max_batches < 0 else max_batches  # else once data were read
 
         def step(batch: Batch) -> dict[str, tf.Tensor]:
             return task.eval_step(batch, model)
@@ -64,12 +68,11 @@ class EvaluationLoop:
             lambda outputs: {name: strategy.gather(outputs[name], axis=0) for name in outputs}
         )
 
-    def run(self, step: int, max_batches: int = -1) -> dict[str, float]:
-        """Evaluates all of the validation data, or the first `max_batches` global batches.
+    def run(self, step: int) -> dict[str, float]:
+        """Evaluates the model.
 
         Args:
           step: training step that the weights are of, for the names of what is written.
-          max_batches: -1 for all.
 
         Returns:
           Metrics by name, the same on every worker.
@@ -79,9 +82,8 @@ class EvaluationLoop:
             self._task.config.num_visualized_images if self._is_chief else 0,
             self._task.class_names,
         )
-        total = self._num_batches if max_batches < 0 else max_batches
         images = count = 0
-        with Progress("evaluation: batch", total, enabled=self._is_chief) as progress:
+        with Progress("evaluation: batch", self._num_batches, enabled=self._is_chief) as progress:
             for count, batch in enumerate(self._dataset, 1):
                 outputs = self._step(batch)
                 if not sheet.is_full:
@@ -89,7 +91,7 @@ class EvaluationLoop:
                     sheet.add(self._to_host(inputs), self._to_host(outputs))
                 images += self._update(self._gather(outputs))
                 progress.update(count, {"images": images})
-                if count == max_batches:
+                if count == self._max_batches:
                     break
         self._num_batches = count
         metrics = self._evaluator.result()

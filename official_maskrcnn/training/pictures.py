@@ -4,11 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from official_maskrcnn.model_garden import light_imports
+from official_maskrcnn.data.parser import denormalize
 from official_maskrcnn.ops import drawing
-
-with light_imports():
-    from official.vision.ops import preprocess_ops
 
 _MAX_SIDE = 512  # pixels of a larger image on the sheet
 _SCORE_THRESHOLD = 0.5
@@ -54,20 +51,22 @@ class PredictionSheet:
     ) -> np.ndarray:
         size, _, scale, offset = image_info
         content = np.clip(np.rint(size * scale - offset), 1, image.shape[:2]).astype(int)
-        picture = _to_rgb(image[: content[0], : content[1]])
+        picture = denormalize(image[: content[0], : content[1]])
         shrink = 1.0
         if max(picture.shape) > _MAX_SIDE:
             picture, shrink = drawing.fit(picture, _MAX_SIDE)
         chosen = _choose(detections["detection_scores"][: detections["num_detections"]])
-        boxes = detections["detection_boxes"][chosen]
-        boxes = (boxes * np.tile(scale, 2) - np.tile(offset, 2)) * shrink
+        to_picture = np.tile(scale, 2) * shrink, np.tile(offset, 2) * shrink
+        boxes = detections["detection_boxes"][chosen] * to_picture[0] - to_picture[1]
         masks = None
         if "detection_masks" in detections:
             crops = detections["detection_masks"][chosen]
+            outer = detections.get("detection_outer_boxes", detections["detection_boxes"])[chosen]
+            outer = outer * to_picture[0] - to_picture[1]
             height, width = picture.shape[:2]
             masks = (
                 drawing.paste_mask(crop, box, height, width)
-                for crop, box in zip(crops, boxes, strict=True)
+                for crop, box in zip(crops, outer, strict=True)
             )
         labels = [
             f"{self._class_names.get(number, number)} {score:.2f}"
@@ -85,9 +84,3 @@ def _choose(scores: np.ndarray) -> np.ndarray:
     order = np.argsort(-scores, kind="stable")
     confident = int((scores >= _SCORE_THRESHOLD).sum())
     return order[: confident or _FALLBACK_DETECTIONS]
-
-
-def _to_rgb(image: np.ndarray) -> np.ndarray:
-    """Undoes the normalisation of a network input; uint8 [h, w, 3]."""
-    rgb = image * np.float32(preprocess_ops.STDDEV_RGB) + np.float32(preprocess_ops.MEAN_RGB)
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)

@@ -27,10 +27,12 @@ class Evaluator(Protocol):
         detection_classes: np.ndarray,
         detection_scores: np.ndarray,
         detection_masks: np.ndarray | None = None,
+        detection_outer_boxes: np.ndarray | None = None,
     ) -> None:
         """Adds the detections of b images: ids [b], counts [b], boxes [b, d, 4] in original pixels.
 
-        Classes and scores are [b, d], masks [b, d, s, s] probabilities relative to the boxes.
+        Classes and scores are [b, d], masks [b, d, s, s] probabilities relative to the boxes, or to
+        the outer boxes [b, d, 4] if there are any.
         """
 
     def result(self) -> dict[str, float]:
@@ -83,5 +85,5 @@ class Task(Protocol):
     def eval_step(self, batch: Batch, model: tf_keras.Model) -> dict[str, tf.Tensor]:
         """Detections [b, ...] of a batch, in replica context, with their `source_id`."""
 
-    def build_evaluator(self) -> Evaluator:
-        """An evaluator against the ground truth of the validation data."""
+    def build_evaluator(self, only_seen_images: bool = False) -> Evaluator:
+        """An evaluator against the ground truth of the validation data, or of the images it saw."""

@@ -8,7 +8,7 @@ import tf_keras
 from absl import logging
 
 from official_maskrcnn.configs.experiment import ExperimentConfig
-from official_maskrcnn.errors import UserError
+from official_maskrcnn.errors import DATA_FAULT, UserError
 from official_maskrcnn.training import checkpoints, run_files
 from official_maskrcnn.training import optimizer as optimizers
 from official_maskrcnn.training.evaluation_loop import EvaluationLoop
@@ -52,13 +52,19 @@ def run(
         from official_maskrcnn.tasks import build_task
 
         task = build_task(experiment)
-    if mode == "eval":
-        return _evaluate_latest(_Job(experiment, model_dir, strategy, task))
-    if mode == "continuous_eval":
-        return _evaluate_each(_Job(experiment, model_dir, strategy, task))
-    if is_chief(strategy):
-        run_files.write(model_dir, experiment, strategy)
-    return _train(_Job(experiment, model_dir, strategy, task), mode == "train_and_eval")
+    training = mode.startswith("train")
+    if training and is_chief(strategy):
+        run_files.open_folder(model_dir, experiment)
+    job = _Job(experiment, model_dir, strategy, task)
+    try:
+        if training:
+            return _train(job, with_evaluation=mode == "train_and_eval")
+        return _evaluate_latest(job) if mode == "eval" else _evaluate_each(job)
+    except tf.errors.InvalidArgumentError as error:
+        _, mark, message = error.message.partition(DATA_FAULT)
+        if mark:
+            raise UserError(message.splitlines()[0]) from error
+        raise
 
 
 class _Job:
@@ -74,6 +80,7 @@ class _Job:
         strategy: tf.distribute.Strategy,
         task: Task,
     ):
+        self.experiment = experiment
         self.trainer, self.runtime = experiment.trainer, experiment.runtime
         self.model_dir, self.strategy, self.task = model_dir, strategy, task
         # A TPU strategy compiles by itself.
@@ -97,7 +104,13 @@ class _Evaluation:
     def __init__(self, job: _Job, keep_best: bool = True):
         self._job = job
         self._loop = EvaluationLoop(
-            job.strategy, job.task, job.model, job.model_dir, job.log, job.jit_compile
+            job.strategy,
+            job.task,
+            job.model,
+            job.model_dir,
+            job.log,
+            max_batches=job.trainer.validation_steps,
+            jit_compile=job.jit_compile,
         )
         self._best: checkpoints.BestCheckpoint | None = None
         if keep_best and job.trainer.best_checkpoint_export_subdir:
@@ -116,7 +129,7 @@ class _Evaluation:
         job = self._job
         optimizer = job.optimizer if averages else None
         with optimizers.averaged_weights(job.strategy, optimizer, job.model):
-            self.metrics = self._loop.run(step, job.trainer.validation_steps)
+            self.metrics = self._loop.run(step)
             if self._best is not None:
                 self._best.update(step, self.metrics)
 
@@ -150,6 +163,8 @@ def _train(job: _Job, with_evaluation: bool) -> dict[str, float]:
         with job.strategy.scope():
             job.task.initialize(job.model)
             optimizers.start_averages(job.optimizer, job.model)
+    if is_chief(job.strategy):  # only now: a refused configuration replaces none
+        run_files.write(job.model_dir, job.experiment, job.strategy)
     first_step = int(manager.step.numpy())
     _log_sizes(job, first_step)
 

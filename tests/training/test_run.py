@@ -180,9 +180,13 @@ def test_continuous_eval_without_a_training_ends(tmp_path: pathlib.Path) -> None
 def test_another_architecture_is_refused_by_train_and_eval(tmp_path: pathlib.Path) -> None:
     experiment = make_experiment(train_steps=4)
     run(experiment, "train", str(tmp_path), FakeTask(experiment.task, width=4))
+    files = {name: (tmp_path / name).read_text() for name in ("params.yaml", "run.json")}
+    experiment.trainer.train_steps = 8
     for mode in ("train", "eval"):
         with pytest.raises(UserError, match=r"shape \[3, 3, 3, 5\], but \[3, 3, 3, 4\]"):
             run(experiment, mode, str(tmp_path), FakeTask(experiment.task, width=5))
+    for name, text in files.items():  # they still describe the checkpoint
+        assert (tmp_path / name).read_text() == text
 
 
 def test_unwritable_model_dir_and_unknown_mode(tmp_path: pathlib.Path) -> None:
@@ -190,6 +194,9 @@ def test_unwritable_model_dir_and_unknown_mode(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to model_dir"):
         run(experiment, "train", str(tmp_path / "file" / "run"), FakeTask(experiment.task))
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"params.yaml or run.json in .* is damaged"):
+        run(experiment, "train", str(tmp_path), FakeTask(experiment.task))
     with pytest.raises(UserError, match="unknown mode 'predict'"):
         run(experiment, "predict", str(tmp_path), FakeTask(experiment.task))
 

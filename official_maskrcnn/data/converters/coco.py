@@ -68,9 +68,7 @@ def convert_coco(
     tasks = [(shard, image) for shard in range(shards) for image in file.images[shard::shards]]
     encode = functools.partial(_encode, image_dir=images, categories=file.categories)
     with tfrecord.ShardWriter(output, shards) as writer:
-        results = parallel.parallel_map(
-            encode, (image for _, image in tasks), len(tasks), workers
-        )
+        results = parallel.parallel_map(encode, (image for _, image in tasks), len(tasks), workers)
         results = parallel.track(results, len(tasks), "Converting", enabled=progress)
         for (shard, _), encoded in zip(tasks, results, strict=True):
             faults.add(encoded.faults)
@@ -86,9 +84,7 @@ def convert_coco(
     return faults
 
 
-def _encode(
-    image: coco.AnnotatedImage, image_dir: str, categories: Mapping[int, str]
-) -> _Encoded:
+def _encode(image: coco.AnnotatedImage, image_dir: str, categories: Mapping[int, str]) -> _Encoded:
     examined = coco.examine(image, image_dir)
     if not isinstance(examined, coco.Examined):
         return _Encoded(None, examined, 0, 0, 0)
@@ -105,9 +101,7 @@ def _encode(
     )
 
 
-def _image_features(
-    entry: Mapping[str, Any], image: StoredImage
-) -> dict[str, tfrecord.Feature]:
+def _image_features(entry: Mapping[str, Any], image: StoredImage) -> dict[str, tfrecord.Feature]:
     return {
         "image/height": np.array([image.height]),
         "image/width": np.array([image.width]),

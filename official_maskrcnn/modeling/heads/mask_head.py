@@ -105,8 +105,10 @@ class _ClassLogits(tf_keras.layers.Layer):
             kernel = self.depthwise_kernel[0, 0] * self.pointwise_kernel[0, 0]  # [c, classes]
         else:
             kernel = self.kernel[0, 0]
-        kernel = tf.gather(tf.transpose(kernel), classes)  # [m, c]
-        bias = tf.gather(self.bias, classes)  # [m]
+        # Not by tf.gather, whose gradient would be sparse: momentum would then skip other classes.
+        selector = tf.one_hot(classes, self._num_classes, dtype=kernel.dtype)  # [m, classes]
+        kernel = tf.matmul(selector, kernel, transpose_b=True)  # [m, c]
+        bias = tf.linalg.matvec(selector, self.bias)  # [m]
         logits = tf.einsum("mhwc,mc->mhw", features, tf.cast(kernel, features.dtype))
         return logits + tf.cast(bias, logits.dtype)[:, None, None]
 

@@ -1,0 +1,47 @@
+"""Entry point of the command line; nothing is computed here, and TensorFlow is not loaded."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from official_maskrcnn.cli import data
+from official_maskrcnn.cli.arguments import VerbParser
+from official_maskrcnn.errors import UserError
+
+_PROGRAM = "python3 -m official_maskrcnn"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      argv: what stands after the program's name; by default from the command line.
+
+    Returns:
+      The exit code: 0 done; 2 the user's input is wrong, and the message on stderr says where;
+      130 interrupted.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notices
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> VerbParser:
+    parser = VerbParser(
+        _PROGRAM,
+        "Instance segmentation when boxes are plenty and masks are few.",
+        epilog="Training and evaluation: python3 train.py --help",
+    )
+    data.add_verbs(parser)
+    return parser

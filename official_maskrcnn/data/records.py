@@ -1,10 +1,13 @@
 """Records out, lightly decoded: for ground truth, statistics and checks, not for training."""
 
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import PIL.Image
 import tensorflow as tf
 from pycocotools import mask as coco_mask
 
@@ -123,11 +126,12 @@ def parse_record(example: tf.train.Example) -> Record:
 
     Raises:
       RaggedRecord: not as many entries in one list as in another.
+      UserError: the size of the image is not to be found out.
     """
     features = example.features.feature
     classes = np.array(features["image/object/class/label"].int64_list.value, np.int64)
     count = len(classes)
-    height, width = (_first(features[f"image/{side}"].int64_list) for side in ("height", "width"))
+    height, width = _image_size(features)
     corners = [
         np.array(features[f"image/object/bbox/{name}"].float_list.value, np.float32)
         for name in ("ymin", "xmin", "ymax", "xmax")
@@ -158,6 +162,21 @@ def parse_record(example: tf.train.Example) -> Record:
         areas=np.array(areas, np.float32),
         masks=masks,
     )
+
+
+def _image_size(features: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width as the record says, or else as the image's header does."""
+    height, width = (_first(features[f"image/{side}"].int64_list) for side in ("height", "width"))
+    if height < 1 or width < 1:
+        encoded = _first(features["image/encoded"].bytes_list, b"")
+        try:
+            width, height = PIL.Image.open(io.BytesIO(encoded)).size
+        except OSError as error:
+            source_id = _first(features["image/source_id"].bytes_list, b"?").decode()
+            raise UserError(
+                f"the record of image {source_id} has no size, and its image cannot be decoded"
+            ) from error
+    return height, width
 
 
 def _first(values: Any, default: Any = 0) -> Any:
@@ -220,5 +239,6 @@ def _annotation(record: Record, i: int) -> dict[str, Any]:
     }
     mask = decode_mask(record.masks[i])
     if mask is not None and mask.any():
-        annotation["segmentation"] = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        by_columns = cv2.transpose(mask.view(np.uint8)).T  # faster than np.asfortranarray
+        annotation["segmentation"] = coco_mask.encode(by_columns)
     return annotation

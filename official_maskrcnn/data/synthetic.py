@@ -288,27 +288,37 @@ def _area(contours: Contours, diameter: float) -> float:
     return float(_coverage(contours, np.full(2, side / 2), (side, side)).sum())
 
 
-# Appearance
+# Appearance. Everything is laid out for an image of 256 pixels; `unit` is what one of them is.
 
 
 def _render(
     rng: np.random.Generator, image_size: tuple[int, int], instances: list[_Instance]
 ) -> np.ndarray:
     """uint8 RGB [h, w, 3]."""
-    unit = min(image_size) / 256  # what looks right at 256 pixels is scaled to the image
+    unit = min(image_size) / 256
     colors = [_new_color(rng, [])]
-    image = _fill(rng, image_size, colors[0], contrast=rng.uniform(0.1, 0.22))
+    image = _fill(rng, image_size, unit, colors[0], contrast=rng.uniform(0.1, 0.22))
     shadow = rng.uniform(-5, 5, 2) * unit
     for instance in reversed(instances):  # the nearest is painted last
         colors.append(_new_color(rng, colors))
-        fill = _fill(rng, image_size, colors[-1], contrast=rng.uniform(0.1, 0.25))
-        image *= 1 - 0.45 * _shadow(instance.alpha, shadow, blur=3 * unit)[..., None]
-        image += instance.alpha[..., None] * (fill - image)
-    image *= _light(rng, image_size, strength=0.3)[..., None]
+        window = _window(instance.alpha, margin=round(16 * unit))  # with room for the shadow
+        alpha, part = instance.alpha[window], image[window]
+        fill = _fill(rng, alpha.shape, unit, colors[-1], contrast=rng.uniform(0.1, 0.25))
+        part *= 1 - 0.45 * _shadow(alpha, shadow, blur=3 * unit)[..., None]
+        part += alpha[..., None] * (fill - part)
+    image *= _light(rng, image_size, unit, strength=0.3)[..., None]
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0) * unit)
     noise = rng.uniform(0.005, 0.03) * rng.standard_normal(image.shape, np.float32)
-    image = image + noise
-    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    return (np.clip(image + noise, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _window(alpha: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The rows and columns that a shape takes up, with a margin."""
+    rows, columns = (np.flatnonzero(alpha.any(axis=axis)) for axis in (1, 0))
+    return (
+        slice(max(rows[0] - margin, 0), rows[-1] + margin),
+        slice(max(columns[0] - margin, 0), columns[-1] + margin),
+    )
 
 
 def _new_color(rng: np.random.Generator, taken: list[np.ndarray]) -> np.ndarray:
@@ -322,49 +332,56 @@ def _new_color(rng: np.random.Generator, taken: list[np.ndarray]) -> np.ndarray:
 
 
 def _fill(
-    rng: np.random.Generator, image_size: tuple[int, int], color: np.ndarray, contrast: float
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    unit: float,
+    color: np.ndarray,
+    contrast: float,
 ) -> np.ndarray:
     """float32 RGB [h, w, 3]: a pattern in shades of a colour, under a light of its own."""
-    tint = rng.uniform(0.4, 1.0, 3).astype(np.float32) * contrast
-    pattern = _pattern(rng, image_size)[..., None] * tint
-    return (color + pattern) * _light(rng, image_size, strength=0.2)[..., None]
+    tint = rng.uniform(0.4, 1.0, 3).astype(np.float32) * np.float32(contrast)
+    pattern = _pattern(rng, size, unit)[..., None] * tint
+    return (color + pattern) * _light(rng, size, unit, strength=0.2)[..., None]
 
 
-def _pattern(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """float32 [h, w] in about [-1, 1]: clouds, stripes, checks or grain."""
-    octaves = [4 * _noise(rng, image_size, 3), 2 * _noise(rng, image_size, 6)]
-    clouds = (sum(octaves) + _noise(rng, image_size, 12)) / np.float32(7)
+def _pattern(rng: np.random.Generator, size: tuple[int, int], unit: float) -> np.ndarray:
+    """float32 [h, w] in about [-1, 1]: clouds, grain, stripes or checks."""
+    clouds = (
+        4 * _noise(rng, size, 80 * unit)
+        + 2 * _noise(rng, size, 40 * unit)
+        + _noise(rng, size, 20 * unit)
+    ) / np.float32(7)
     kind = rng.integers(4)
     if kind == 0:
         return clouds
     if kind == 1:
-        return 0.5 * clouds + 0.5 * _noise(rng, image_size, 64)
-    x, y = _turned_grid(rng, image_size)
-    cycles = rng.uniform(10, 30)
-    waves = np.sin(2 * np.pi * cycles * x + 3 * clouds)
-    return waves if kind == 2 else np.sign(waves * np.sin(2 * np.pi * cycles * y))
+        return 0.5 * clouds + 0.5 * _noise(rng, size, 4 * unit)
+    x, y = _turned_grid(rng, size)
+    frequency = 2 * np.pi / (rng.uniform(8, 25) * unit)
+    waves = np.sin(frequency * x + 3 * clouds)
+    return waves if kind == 2 else np.sign(waves * np.sin(frequency * y))
 
 
-def _noise(rng: np.random.Generator, image_size: tuple[int, int], cells: int) -> np.ndarray:
-    """float32 [h, w]: random values on a coarse grid, interpolated."""
-    grid = rng.uniform(-1, 1, [cells, cells]).astype(np.float32)
-    return cv2.resize(grid, image_size[::-1], interpolation=cv2.INTER_CUBIC)
+def _noise(rng: np.random.Generator, size: tuple[int, int], cell: float) -> np.ndarray:
+    """float32 [h, w]: random values on a grid of cells, interpolated; a cell is in pixels."""
+    grid = rng.uniform(-1, 1, [math.ceil(side / cell) + 1 for side in size]).astype(np.float32)
+    return cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def _light(rng: np.random.Generator, image_size: tuple[int, int], strength: float) -> np.ndarray:
-    """float32 [h, w], about 1: brighter towards a random side."""
-    return 1 + rng.uniform(0, strength) * 2 * _turned_grid(rng, image_size)[0]
+def _light(
+    rng: np.random.Generator, size: tuple[int, int], unit: float, strength: float
+) -> np.ndarray:
+    """float32 [h, w], 1 in the middle: brighter towards a random side."""
+    slope = rng.uniform(0, strength) / (128 * unit)
+    return 1 + slope * _turned_grid(rng, size)[0]
 
 
-def _turned_grid(
-    rng: np.random.Generator, image_size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates x, y, each float32 [h, w], along randomly turned axes; 1 is the shorter side."""
-    height, width = image_size
+def _turned_grid(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates x, y in pixels, each float32 [h, w], along turned axes through the middle."""
     angle = rng.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[:height, :width].astype(np.float32) / min(image_size)
-    x, y = x - width / min(image_size) / 2, y - height / min(image_size) / 2
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    y = np.arange(size[0], dtype=np.float32)[:, None] - np.float32(size[0] / 2)
+    x = np.arange(size[1], dtype=np.float32)[None] - np.float32(size[1] / 2)
     return x * cos + y * sin, y * cos - x * sin
 
 

@@ -87,9 +87,9 @@ def test_real_data_come_back_as_they_were(
     areas = [[one["area"] for one in some] for some in (found, expected)]
     np.testing.assert_allclose(*areas, rtol=1e-6)
     for one, original in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(
-            coco_mask.decode(one["segmentation"]), source.annToMask(original)
-        )
+        rle = source.annToRLE(original)
+        assert one["segmentation"]["size"] == rle["size"]
+        assert coco_mask.iou([one["segmentation"]], [rle], [0]).item() == 1.0
 
 
 def test_tf_models_official_reads_the_records(tmp_path: pathlib.Path, shared_data: pathlib.Path):
@@ -183,9 +183,7 @@ def test_what_is_left_out_is_counted(tmp_path: pathlib.Path):
     assert report.ids("image_size_differs", Outcome.MENDED) == [5]
     assert report.ids("wrong_size_rle", Outcome.MASK_DROPPED) == [50]
     assert report.ids("bbox_outside", Outcome.ANNOTATION_LEFT_OUT) == [51]
-    assert report.ids("bbox_over_edge", Outcome.MENDED) == [50, 11] or report.ids(
-        "bbox_over_edge", Outcome.MENDED
-    ) == [11, 50]
+    assert sorted(report.ids("bbox_over_edge", Outcome.MENDED)) == [11, 50]
     assert sorted(report.ids("unused_annotation")) == [20, 30, 40]
     assert report.ids("unknown_category", Outcome.ANNOTATION_LEFT_OUT) == [12]
 
@@ -242,9 +240,7 @@ def test_an_error_on_the_way_leaves_what_was_there(
     assert {path.name: path.read_bytes() for path in output.parent.iterdir()} == before
 
     _convert(images, annotations, str(output), 1)
-    assert (
-        os.listdir(output.parent).sort() == ["train-00000-of-00001.tfrecord", "train.json"].sort()
-    )
+    assert sorted(os.listdir(output.parent)) == ["train-00000-of-00001.tfrecord", "train.json"]
     assert len(_decode(output)) == 6
 
 
@@ -297,7 +293,7 @@ def test_unusable_input(tmp_path: pathlib.Path):
     with pytest.raises(UserError, match=r"nowhere\.json cannot be read"):
         _convert(images, "nowhere.json", output, 1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="1 of them are not in .*empty"):
+    with pytest.raises(UserError, match=r"1 of them are not in .*empty"):
         _convert(str(tmp_path / "empty"), annotations, output, 1)
     assert _visible(tmp_path) == ["empty", "images", "instances.json"]
 

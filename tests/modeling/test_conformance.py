@@ -94,12 +94,13 @@ def _train_save_restore(experiment, folder, jit_compile=False):
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_mask_head(variant, jit_compile):
     """Builds, takes a step under both compilers, keeps padding out, tells its RoI size."""
-    multiple = MASK_HEADS.get(variant).roi_size_multiple
-    side = max(multiple, 8)
-    features = tf.random.stateless_normal([6, side, side, 8], [1, 2])
-    classes = tf.constant([1, 2, 3, 1, 0, 0])
-    weights = tf.constant([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
-    head = MaskHead(DeepMaskHead(convnet_variant=variant, num_filters=4), 5, LayerOptions(momentum=0.5))
+    side = max(MASK_HEADS.get(variant).roi_size_multiple, 8)
+    num_real, num_padding = 12, 4
+    features = tf.random.stateless_normal([num_real + num_padding, side, side, 8], [1, 2])
+    classes = tf.range(num_real + num_padding) % 5
+    weights = tf.concat([tf.ones([num_real]), tf.zeros([num_padding])], axis=0)
+    config = DeepMaskHead(convnet_variant=variant, num_filters=4)
+    head = MaskHead(config, 5, LayerOptions(momentum=0.5))
     head(features[:1], classes[:1])
 
     @tf.function(jit_compile=jit_compile)
@@ -111,18 +112,21 @@ def test_mask_head(variant, jit_compile):
 
     initial = head.get_weights()
     logits, gradients = step(features, classes, weights)
-    assert logits.shape == (6, 2 * side, 2 * side)
+    assert logits.shape == (num_real + num_padding, 2 * side, 2 * side)
     assert all(g is not None and np.all(np.isfinite(g)) for g in gradients)
-    after_padded = head.get_weights()
+    after = head.get_weights()
+    # What lies in the padding must not matter, neither for outputs nor for moving statistics;
+    # the tolerances are for sums in another order, through a hundred normalisations.
     head.set_weights(initial)
-    # What lies in the padding must not matter, neither for outputs nor for moving statistics.
-    other = tf.concat([features[:4], 100.0 + features[4:]], axis=0)
-    np.testing.assert_allclose(step(other, classes, weights)[0][:4], logits[:4], atol=1e-4)
-    for padded, garbage in zip(after_padded, head.get_weights()):
-        np.testing.assert_allclose(garbage, padded, atol=1e-5)
+    garbage = tf.concat([features[:num_real], 100.0 + features[num_real:]], axis=0)
+    np.testing.assert_allclose(
+        step(garbage, classes, weights)[0][:num_real], logits[:num_real], atol=5e-3
+    )
+    for with_garbage, without in zip(head.get_weights(), after, strict=True):
+        np.testing.assert_allclose(with_garbage, without, atol=1e-3, rtol=1e-3)
     head.set_weights(initial)
-    dense = head(features[:4], classes[:4], training=True)
-    np.testing.assert_allclose(dense, logits[:4], atol=1e-4)
+    dense = head(features[:num_real], classes[:num_real], training=True)
+    np.testing.assert_allclose(dense, logits[:num_real], atol=5e-3)
 
 
 @pytest.mark.parametrize("variant", MASK_HEADS.names())

@@ -1,0 +1,85 @@
+"""The task: which masks train, what the data may hold, and one real training step."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_maskrcnn import UserError, build_task, load_experiment, run
+from official_maskrcnn.data.synthetic import make_synthetic
+
+_TINY = (
+    "task.init_checkpoint=null,task.model.input_size=[128,128,3],task.model.num_classes=40,"
+    "task.model.backbone.resnet.model_id=18,task.model.decoder.fpn.num_filters=16,"
+    "task.model.detection_head.num_convs=0,task.model.detection_head.fc_dims=16,"
+    "task.model.mask_head.num_convs=1,task.model.mask_head.num_filters=8,"
+    "task.model.roi_sampler.num_sampled_rois=16,task.model.mask_sampler.num_sampled_masks=8,"
+    "task.model.roi_generator.num_proposals=30,task.model.roi_generator.test_num_proposals=30,"
+    "task.train_data.global_batch_size=2,task.validation_data.global_batch_size=2,"
+    "task.train_data.dtype=float32,task.validation_data.dtype=float32,"
+    "runtime.mixed_precision_dtype=null,runtime.distribution_strategy=one_device"
+)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    make_synthetic(folder, num_images=5, seed=1, image_size=(96, 128))
+    return folder
+
+
+def _experiment(shapes, *overrides: str):
+    data = ",".join(
+        f"task.{split}.image_dir={shapes}/images,task.{split}.annotation_file={shapes}/instances.json,"
+        f"task.{split}.cache_dir={shapes}/cache"
+        for split in ("train_data", "validation_data")
+    )
+    return load_experiment(
+        "deep_mask_head_rcnn_resnetfpn_coco", overrides=",".join([_TINY, data, *overrides])
+    )
+
+
+def test_only_allowed_classes_train_masks(shapes):
+    task = build_task(_experiment(shapes, "task.allowed_mask_class_ids=[1,3]"))
+    batch = next(iter(task.build_inputs(task.config.train_data)))
+    classes = tf.constant([[1, 2, 3, 5, -1], [2, 2, -1, -1, -1]])
+    batch = {
+        **batch,
+        "classes": classes,
+        "boxes": tf.zeros([2, 5, 4]),
+        "masks": tf.ones([2, 5, 8, 8], tf.uint8),
+        "mask_valid": tf.constant([[True, True, False, True, False], [True, True] + [False] * 3]),
+    }
+    prepared = task._prepare(batch)
+    assert prepared["classes"].shape == (2, 4)  # the slot that no image uses is gone
+    assert prepared["mask_valid"].numpy().tolist() == [[True, False, False, False], [False] * 4]
+
+
+def test_train_and_eval_on_real_records_then_eval_gives_the_same(shapes, tmp_path):
+    experiment = _experiment(
+        shapes,
+        "task.allowed_mask_class_ids=[1,2,3,5,7,8]",
+        "task.model.use_gt_boxes_for_masks=true,task.per_category_metrics=true",
+        "trainer.train_steps=2,trainer.steps_per_loop=1,trainer.checkpoint_interval=2",
+        "trainer.validation_interval=2,trainer.summary_interval=1,task.export_results=true",
+        "trainer.optimizer_config.learning_rate.stepwise.boundaries=[1]",
+        "trainer.optimizer_config.learning_rate.stepwise.values=[0.001,0.0001]",
+    )
+    metrics = run(experiment, "train_and_eval", str(tmp_path))
+    assert {"box/AP", "mask/AP", "mask/AP50", "mask/AP/seen", "mask/AP/unseen"} <= set(metrics)
+    assert (tmp_path / "predictions" / "2.png").stat().st_size > 1000
+    assert (tmp_path / "results_2.json").exists()
+    again = run(experiment, "eval", str(tmp_path))
+    for name, value in metrics.items():
+        np.testing.assert_allclose(again[name], value, atol=1e-6, err_msg=name)
+
+
+def test_a_category_id_beyond_the_model_is_a_readable_error(shapes, tmp_path):
+    experiment = _experiment(shapes, "task.model.num_classes=2", "trainer.train_steps=1")
+    with pytest.raises(UserError, match=r"category id beyond task.model.num_classes \(2\)"):
+        run(experiment, "train", str(tmp_path))
+
+
+def test_a_missing_annotation_file_is_named(shapes):
+    task = build_task(_experiment(shapes, "task.annotation_file=/nowhere/instances.json"))
+    with pytest.raises(UserError, match="/nowhere/instances.json does not exist"):
+        task.build_evaluator()

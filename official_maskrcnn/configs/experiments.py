@@ -62,9 +62,7 @@ def deep_mask_head_rcnn_resnetfpn_coco() -> ExperimentConfig:
     return ExperimentConfig(
         runtime=RuntimeConfig(mixed_precision_dtype="bfloat16"),
         task=DeepMaskHeadRCNNTask(
-            init_checkpoint=(
-                "gs://cloud-tpu-checkpoints/vision-2.0/resnet50_imagenet/ckpt-28080"
-            ),
+            init_checkpoint=("gs://cloud-tpu-checkpoints/vision-2.0/resnet50_imagenet/ckpt-28080"),
             init_checkpoint_modules="backbone",
             annotation_file="coco/instances_val2017.json",
             model=DeepMaskHeadRCNN(num_classes=_COCO_CLASSES, input_size=[1024, 1024, 3]),

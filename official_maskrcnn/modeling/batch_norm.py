@@ -41,9 +41,7 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         self.moving_variance.assign_sub((self.moving_variance - variance) * update)
         mean = tf.where(count > 0.0, mean, self.moving_mean)
         variance = tf.where(count > 0.0, variance, self.moving_variance)
-        outputs = tf.nn.batch_normalization(
-            x, mean, variance, self.beta, self.gamma, self.epsilon
-        )
+        outputs = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
         return tf.cast(outputs, inputs.dtype)
 
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tf_keras
 
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN, ROIAligner
+from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling import backbones, batch_norm, proposals, roi_sampling
 from official_maskrcnn.modeling.heads import BoxHead, LayerOptions, MaskHead, check_roi_size
-from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.ops import anchors as anchor_ops
 from official_maskrcnn.ops import boxes as box_ops
 from official_maskrcnn.ops import masks as mask_ops
@@ -312,7 +312,9 @@ class MaskRCNN(tf_keras.Model):
         logits = tf.reshape(tf.cast(logits, tf.float32), [b, k, logits.shape[-1]])
         return logits, tf.reshape(tf.cast(boxes, tf.float32), [b, k, boxes.shape[1], 4])
 
-    def _refine(self, rois: tf.Tensor, outputs: tf.Tensor, stage: int, size: tf.Tensor) -> tf.Tensor:
+    def _refine(
+        self, rois: tf.Tensor, outputs: tf.Tensor, stage: int, size: tf.Tensor
+    ) -> tf.Tensor:
         """RoIs [b, k, 4] of the next cascade stage, from class-agnostic outputs [b, k, 1, 4]."""
         weights = box_ops.CASCADE_REGRESSION_WEIGHTS[stage]
         return tf.stop_gradient(box_ops.clip(box_ops.decode(outputs[:, :, 0], rois, weights), size))
@@ -418,7 +420,7 @@ class MaskRCNN(tf_keras.Model):
         image_info: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         config = self.config.detection_generator
-        all_logits = []
+        all_logits, outputs = [], None
         for stage in range(len(self.detection_head)):
             if stage > 0:
                 rois = self._refine(rois, outputs, stage - 1, image_size)
@@ -426,10 +428,7 @@ class MaskRCNN(tf_keras.Model):
             all_logits.append(logits)
         if self.config.detection_head.cascade_class_ensemble:
             logits = tf.add_n(all_logits) / len(all_logits)
-        if config.use_sigmoid_probability:
-            scores = tf.sigmoid(logits)
-        else:
-            scores = tf.nn.softmax(logits)
+        scores = tf.sigmoid(logits) if config.use_sigmoid_probability else tf.nn.softmax(logits)
         if outputs.shape[2] > 1:
             outputs = outputs[:, :, 1:]  # without the background
         weights = box_ops.CASCADE_REGRESSION_WEIGHTS[len(self.detection_head) - 1]

@@ -31,7 +31,7 @@ def generate_proposals(
       config: numbers and thresholds, of which those with `test_` hold when not training.
       training: see config.
       static_shapes: use operations that XLA compiles.
-      keep_empty: let boxes without area, beyond the image, be proposals, as tf-models-official does.
+      keep_empty: let boxes without area, beyond the image, be proposals, as Model Garden does.
 
     Returns:
       Boxes [b, p, 4] and scores [b, p], best first; p is `num_proposals`, or less if there are

@@ -65,7 +65,12 @@ def sample_rois(
         return tf.gather(values, chosen, batch_dims=1)
 
     return _label(
-        take(proposals), take(foreground), take(gt_indices), gt_boxes, gt_classes, regression_weights
+        take(proposals),
+        take(foreground),
+        take(gt_indices),
+        gt_boxes,
+        gt_classes,
+        regression_weights,
     )
 
 
@@ -90,7 +95,9 @@ def _match(
     iou = tf.where((gt_classes > 0)[:, None, :], iou, 0.0)
     iou = tf.pad(iou, [[0, 0], [0, 0], [0, 1]])  # so that images without instance slots work
     indices = tf.argmax(iou, axis=-1, output_type=tf.int32)
-    return tf.reduce_max(iou, axis=-1), tf.minimum(indices, tf.maximum(tf.shape(gt_boxes)[1] - 1, 0))
+    return tf.reduce_max(iou, axis=-1), tf.minimum(
+        indices, tf.maximum(tf.shape(gt_boxes)[1] - 1, 0)
+    )
 
 
 def _label(

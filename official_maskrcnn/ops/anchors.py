@@ -39,7 +39,9 @@ def pyramid_anchors(
         sides = anchor_size * 2**level * scales
         half = np.stack([sides / ratios, sides * ratios], axis=-1) / 2  # [a, 2]
         cells = [math.ceil(length / 2**level) for length in image_size]
-        y, x = ((np.arange(n) + 0.5) * length / n for n, length in zip(cells, image_size))
+        y, x = (
+            (np.arange(n) + 0.5) * length / n for n, length in zip(cells, image_size, strict=True)
+        )
         centers = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)[:, :, None]  # [h, w, 1, 2]
         level_anchors = np.concatenate([centers - half, centers + half], axis=-1)  # [h, w, a, 4]
         anchors[str(level)] = level_anchors.reshape(-1, 4).astype(np.float32)

@@ -81,7 +81,8 @@ def pairwise_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
 
     0 where both are empty.
     """
-    boxes, others = boxes[..., :, None, :], others[..., None, :, :]  # [..., n, 1, 4], [..., 1, m, 4]
+    boxes = boxes[..., :, None, :]  # [..., n, 1, 4]
+    others = others[..., None, :, :]  # [..., 1, m, 4]
     overlap = tf.minimum(boxes[..., 2:], others[..., 2:]) - tf.maximum(
         boxes[..., :2], others[..., :2]
     )  # [..., n, m, 2]

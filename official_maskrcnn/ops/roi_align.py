@@ -49,9 +49,7 @@ def roi_align(
     return tf.ensure_shape(crops, [None, crop_size, crop_size, None])
 
 
-def _sample_range(
-    boxes: tf.Tensor, samples: int, shift: float
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _sample_range(boxes: tf.Tensor, samples: int, shift: float) -> tuple[tf.Tensor, tf.Tensor]:
     """First sample position [m, 2] and distance [m, 2] of the samples, in cells."""
     step = (boxes[:, 2:] - boxes[:, :2]) / samples
     return boxes[:, :2] + 0.5 * step - shift, step

@@ -64,7 +64,9 @@ class MaskRCNNTask:
         if not self.config.init_checkpoint:
             return
         modules = self.config.init_checkpoint_modules
-        names = [name.strip() for name in modules.split(",")] if isinstance(modules, str) else modules
+        names = (
+            [name.strip() for name in modules.split(",")] if isinstance(modules, str) else modules
+        )
         if "all" in names:
             restore_modules(self.config.init_checkpoint, {"model": model})
         else:
@@ -109,8 +111,8 @@ class MaskRCNNTask:
         check = tf.debugging.assert_less(
             largest,
             num_classes,
-            f"{DATA_FAULT}there is a category id beyond task.model.num_classes ({num_classes}), which must "
-            "be larger than every category id",
+            f"{DATA_FAULT}there is a category id beyond task.model.num_classes ({num_classes}), "
+            "which must be larger than every category id",
         )
         with tf.control_dependencies([check]):
             return {**batch, "classes": tf.identity(batch["classes"])}
@@ -141,7 +143,8 @@ class MaskRCNNTask:
         )
         sizes = [len(level) for level in model.anchors.values()]
         scores, boxes, foreground = (
-            dict(zip(model.anchors, tf.split(label, sizes, axis=1))) for label in labels
+            dict(zip(model.anchors, tf.split(label, sizes, axis=1), strict=True))
+            for label in labels
         )
         num_stages = len(outputs.stages)
         losses = {
@@ -151,7 +154,9 @@ class MaskRCNNTask:
             "rpn_box_loss": loss_ops.rpn_box_loss(
                 outputs.rpn_deltas, boxes, foreground, config.rpn_huber_loss_delta
             ),
-            "frcnn_cls_loss": sum(loss_ops.box_class_loss(stage, config) for stage in outputs.stages)
+            "frcnn_cls_loss": sum(
+                loss_ops.box_class_loss(stage, config) for stage in outputs.stages
+            )
             / num_stages,
             "frcnn_box_loss": sum(
                 loss_ops.box_regression_loss(stage, config.frcnn_huber_loss_delta)
@@ -204,7 +209,7 @@ class MaskRCNNTask:
         gradients = tape.gradient(loss, variables)
         if scales_loss:
             gradients = optimizer.get_unscaled_gradients(gradients)
-        optimizer.apply_gradients(zip(gradients, variables))
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
         logs = dict(losses)
         if outputs.masks is not None:
@@ -243,10 +248,12 @@ class MaskRCNNTask:
                 raise UserError(f"task.annotation_file: {path} does not exist")
             return load_ground_truth(path)
         logging.info("no annotation file: ground truth is read from the validation records")
-        return load_ground_truth(records.read_ground_truth(
+        return load_ground_truth(
+            records.read_ground_truth(
                 data.input_path,
                 regenerate_source_id=data.decoder.simple_decoder.regenerate_source_id,
-            ))
+            )
+        )
 
     @property
     def class_names(self) -> dict[int, str]:

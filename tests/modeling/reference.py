@@ -29,7 +29,7 @@ def build_reference(
     reference = reference_config.DeepMaskHeadRCNNTask()
     ours = {"model": config.model.as_dict(), "losses": config.losses.as_dict()}
     ours["allowed_mask_class_ids"] = config.allowed_mask_class_ids
-    reference.override(_known(ours, reference.as_dict()), is_strict=False)
+    reference.override(_known(ours, reference.as_dict()), is_strict=True)
     task = reference_task.DeepMaskHeadRCNNTask(reference)
     return task, task.build_model()
 

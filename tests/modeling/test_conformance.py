@@ -11,6 +11,14 @@ from official_maskrcnn.modeling.heads import MASK_HEADS, LayerOptions, MaskHead
 from official_maskrcnn.tasks import build_task
 
 _SIZE = 128
+# Compiling or building the deep ones takes a minute each.
+_FAST = {"default", "hourglass20", "mobilenet", "resnet", "spinenet_mobile"}
+
+
+def _all(names: list[str]) -> list:
+    return [n if n in _FAST else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 _SMALLEST = {
     "efficientnet": "task.model.backbone.efficientnet.model_id=b0",
     "mobiledet": "task.model.backbone.mobiledet.model_id=MobileDetCPU",
@@ -79,7 +87,7 @@ def _train_save_restore(experiment, folder, jit_compile=False):
     logs = train_step(batch, model, optimizer)
     assert all(np.isfinite(value) for value in logs.values()), logs
     assert logs["mask_loss"] > 0.1
-    moved = [np.any(v.numpy() != b) for v, b in zip(model.trainable_variables, before)]
+    moved = [np.any(v.numpy() != b) for v, b in zip(model.trainable_variables, before, strict=True)]
     assert np.mean(moved) > 0.9
 
     path = tf.train.Checkpoint(model=model).write(str(folder / "checkpoint"))
@@ -90,7 +98,7 @@ def _train_save_restore(experiment, folder, jit_compile=False):
         np.testing.assert_allclose(got[key], value, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("variant", MASK_HEADS.names())
+@pytest.mark.parametrize("variant", _all(MASK_HEADS.names()))
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_mask_head(variant, jit_compile):
     """Builds, takes a step under both compilers, keeps padding out, tells its RoI size."""
@@ -129,7 +137,7 @@ def test_mask_head(variant, jit_compile):
     np.testing.assert_allclose(dense, logits[:num_real], atol=5e-3)
 
 
-@pytest.mark.parametrize("variant", MASK_HEADS.names())
+@pytest.mark.parametrize("variant", _all(MASK_HEADS.names()))
 def test_model_with_mask_head(variant, tmp_path):
     multiple = MASK_HEADS.get(variant).roi_size_multiple
     _train_save_restore(
@@ -142,12 +150,12 @@ def test_model_with_mask_head(variant, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", backbones.backbone_names())
+@pytest.mark.parametrize("name", _all(backbones.backbone_names()))
 def test_model_with_backbone(name, tmp_path):
     _train_save_restore(_experiment(backbone=name), tmp_path)
 
 
-@pytest.mark.parametrize("name", backbones.backbone_names())
+@pytest.mark.parametrize("name", _all(backbones.backbone_names()))
 def test_backbone_compiles_with_xla(name):
     config = _experiment(backbone=name).task.model
     model = backbones.build_backbone(config, config.norm_activation, None)
@@ -164,6 +172,7 @@ def test_backbone_compiles_with_xla(name):
     assert values and all(np.all(np.isfinite(g)) for g in values)
 
 
+@pytest.mark.slow
 def test_model_with_nasfpn(tmp_path):
     _train_save_restore(_experiment(decoder="nasfpn"), tmp_path)
 

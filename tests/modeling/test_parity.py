@@ -57,14 +57,16 @@ def _assert_same_inference(experiment, folder, size):
     [
         (_RESNET, "deep_mask_head_rcnn_voc_r50"),
         (_RESNET, "deep_mask_head_rcnn_voc_r50_hg52"),
-        (_RESNET, "deep_mask_head_rcnn_voc_r101_hg52"),
-        (_SPINENET, "deep_mask_head_rcnn_voc_spinenet143_hg52"),
+        pytest.param(_RESNET, "deep_mask_head_rcnn_voc_r101_hg52", marks=pytest.mark.slow),
+        pytest.param(_SPINENET, "deep_mask_head_rcnn_voc_spinenet143_hg52", marks=pytest.mark.slow),
     ],
 )
 def test_published_rows_give_the_same_detections(experiment, config_file, tmp_path):
     size = 128
     config = load_experiment(
-        experiment, [f"configs/{config_file}.yaml"], _SMALL + f"task.model.input_size=[{size},{size},3]"
+        experiment,
+        [f"configs/{config_file}.yaml"],
+        _SMALL + f"task.model.input_size=[{size},{size},3]",
     )
     _assert_same_inference(config, tmp_path, size)
 
@@ -74,8 +76,10 @@ def test_published_rows_give_the_same_detections(experiment, config_file, tmp_pa
     [
         ("default", False),
         ("hourglass20", True),
-        ("hourglass20", False),
-        ("hourglass52", False),
+        pytest.param("default", True, marks=pytest.mark.slow),
+        pytest.param("hourglass20", False, marks=pytest.mark.slow),
+        pytest.param("hourglass52", True, marks=pytest.mark.slow),
+        pytest.param("hourglass52", False, marks=pytest.mark.slow),
         pytest.param("hourglass100", True, marks=pytest.mark.slow),
         pytest.param("hourglass100", False, marks=pytest.mark.slow),
     ],
@@ -118,7 +122,8 @@ def trained_pair(request, tmp_path_factory):
         overrides=_TINY
         + f"task.model.use_gt_boxes_for_masks={request.param},task.model.input_size=[128,128,3],"
         + "task.model.norm_activation.frozen=true,task.model.roi_sampler.num_sampled_rois=32,"
-        + "task.model.mask_head.convnet_variant=hourglass20,task.model.mask_roi_aligner.crop_size=32,"
+        + "task.model.mask_head.convnet_variant=hourglass20,"
+        + "task.model.mask_roi_aligner.crop_size=32,"
         + "task.model.mask_sampler.num_sampled_masks=8,runtime.mixed_precision_dtype=null",
     )
     task = build_task(experiment)
@@ -174,7 +179,9 @@ def _rpn_targets(task, ours, groundtruth, seed, rpn_scores):
     )
     sizes = [len(level) for level in ours.anchors.values()]
     shapes = {level: rpn_scores[level].shape for level in ours.anchors}
-    levels = zip(ours.anchors, tf.split(scores, sizes, axis=1), tf.split(boxes, sizes, axis=1))
+    levels = zip(
+        ours.anchors, tf.split(scores, sizes, axis=1), tf.split(boxes, sizes, axis=1), strict=True
+    )
     targets = {"rpn_score_targets": {}, "rpn_box_targets": {}}
     for level, score, box in levels:
         b, h, w, a = shapes[level]
@@ -203,7 +210,7 @@ def _padded_mask_examples(task, outputs, groundtruth):
 
 def test_packed_equals_padded(trained_pair):
     """Loss and gradients of the packed mask head are those of the padded reference head."""
-    task, ours, outputs, groundtruth, seed, _, reference, images = trained_pair
+    task, ours, outputs, groundtruth, _, _, reference, images = trained_pair
     rois, classes, targets = _padded_mask_examples(task, outputs, groundtruth)
     features = reference.decoder(reference.backbone(images, training=True), training=True)
     features = {level: tf.identity(value) for level, value in features.items()}
@@ -238,6 +245,6 @@ def _assert_same_gradients(got, expected):
     """Equal to 1e-5 of the largest."""
     assert len(got) == len(expected)
     largest = max(float(tf.reduce_max(tf.abs(e))) for e in expected)
-    for ours, theirs in zip(got, expected):
+    for ours, theirs in zip(got, expected, strict=True):
         ours, theirs = tf.convert_to_tensor(ours), tf.convert_to_tensor(theirs)
         np.testing.assert_allclose(ours / largest, theirs / largest, atol=1e-5)

@@ -24,7 +24,10 @@ def _labels(gt_boxes, gt_valid, **kwargs):
     all_anchors = tf.concat(list(levels.values()), 0)
     run = tf.function(anchors.label_anchors)
     outputs = run(
-        all_anchors, tf.constant(gt_boxes, tf.float32), tf.constant(gt_valid), tf.constant([1, 2]),
+        all_anchors,
+        tf.constant(gt_boxes, tf.float32),
+        tf.constant(gt_valid),
+        tf.constant([1, 2]),
         **kwargs,
     )
     return all_anchors.numpy(), [o.numpy() for o in outputs]
@@ -54,7 +57,10 @@ def test_every_instance_gets_an_anchor_and_samples_are_counted():
 def test_foreground_is_capped_by_its_fraction():
     # At this threshold nearly every anchor matches the box that fills the image.
     _, (scores, _, foreground) = _labels(
-        [[[0, 0, 128, 128]]], [[True]], match_threshold=0.001, unmatched_threshold=0.0005,
+        [[[0, 0, 128, 128]]],
+        [[True]],
+        match_threshold=0.001,
+        unmatched_threshold=0.0005,
         num_samples=16,
     )
     assert foreground.sum() > 100

@@ -30,7 +30,9 @@ def test_decode_limits_growth():
 
 
 def test_clip_uses_each_image_s_own_size():
-    clipped = boxes.clip(tf.constant([[[-5.0, -5, 50, 50]]] * 2), tf.constant([[40.0, 60], [10, 20]]))
+    clipped = boxes.clip(
+        tf.constant([[[-5.0, -5, 50, 50]]] * 2), tf.constant([[40.0, 60], [10, 20]])
+    )
     np.testing.assert_array_equal(clipped[:, 0], [[0, 0, 40, 50], [0, 0, 10, 20]])
     per_class = boxes.clip(tf.fill([2, 3, 4, 4], 99.0), tf.constant([[40.0, 60], [10, 20]]))
     np.testing.assert_array_equal(per_class[1, 2, 3], [10, 20, 10, 20])

@@ -33,7 +33,7 @@ def _direct(features, boxes, batch, crop, ratio):
     """Sample by sample, as the paper describes it."""
     levels = assign_levels(boxes, 2, 6).numpy()
     crops = np.zeros((len(boxes), crop, crop, 3))
-    for m, (box, image, level) in enumerate(zip(boxes, batch, levels)):
+    for m, (box, image, level) in enumerate(zip(boxes, batch, levels, strict=True)):
         feature = features[str(level)].numpy()[image]
         n = feature.shape[0]
         box = box / 2**level

@@ -23,7 +23,10 @@ def test_balanced_sampling_counts():
 
 def test_sampling_is_random_but_reproducible():
     mask = tf.ones([1, 1000], tf.bool)
-    draw = lambda seed: sampling.sample_indices(~mask, mask, 10, 0.5, tf.constant(seed)).numpy()
+
+    def draw(seed):
+        return sampling.sample_indices(~mask, mask, 10, 0.5, tf.constant(seed)).numpy()
+
     np.testing.assert_array_equal(draw([1, 2]), draw([1, 2]))
     assert np.any(draw([1, 2]) != draw([1, 3]))
 
@@ -64,5 +67,7 @@ def test_pack_takes_what_is_there():
 def test_static_pack_counts_what_has_no_room(capacity, dropped):
     chosen = tf.constant([[True, False, True], [False, True, False]])
     packed = tf.function(sampling.pack, jit_compile=True)(chosen, capacity)
-    assert packed.weights.numpy().tolist() == [1.0] * min(3, capacity) + [0.0] * max(0, capacity - 3)
+    assert packed.weights.numpy().tolist() == [1.0] * min(3, capacity) + [0.0] * max(
+        0, capacity - 3
+    )
     assert int(packed.num_dropped) == dropped

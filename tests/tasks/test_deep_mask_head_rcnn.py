@@ -81,5 +81,5 @@ def test_a_category_id_beyond_the_model_is_a_readable_error(shapes, tmp_path):
 
 def test_a_missing_annotation_file_is_named(shapes):
     task = build_task(_experiment(shapes, "task.annotation_file=/nowhere/instances.json"))
-    with pytest.raises(UserError, match="/nowhere/instances.json does not exist"):
+    with pytest.raises(UserError, match=r"/nowhere/instances\.json does not exist"):
         task.build_evaluator()

@@ -27,7 +27,9 @@ class BoxHead(tf_keras.layers.Layer):
             self._fc_norms.append(options.batch_norm(f"detection-fc-bn_{i}"))
         num_boxes = 1 if config.class_agnostic_bbox_pred else num_classes
         normal = tf_keras.initializers.RandomNormal
-        self._classifier = self._dense(num_classes, normal(stddev=0.01), options, "detection-scores")
+        self._classifier = self._dense(
+            num_classes, normal(stddev=0.01), options, "detection-scores"
+        )
         self._box_regressor = self._dense(
             num_boxes * 4, normal(stddev=0.001), options, "detection-boxes"
         )
@@ -46,7 +48,9 @@ class BoxHead(tf_keras.layers.Layer):
             name=name,
         )
 
-    def call(self, features: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, features: tf.Tensor, training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Runs the head.
 
         Args:
@@ -58,11 +62,11 @@ class BoxHead(tf_keras.layers.Layer):
           classes, or 1 if the boxes are class-agnostic.
         """
         x = features
-        for conv, norm in zip(self._convs, self._conv_norms):
+        for conv, norm in zip(self._convs, self._conv_norms, strict=True):
             x = self._activation(norm(conv(x), training=training))
         _, height, width, channels = x.shape
         x = tf.reshape(x, [-1, height * width * channels])  # [m, features]
-        for dense, norm in zip(self._fcs, self._fc_norms):
+        for dense, norm in zip(self._fcs, self._fc_norms, strict=True):
             x = self._activation(norm(dense(x), training=training))
         box_outputs = self._box_regressor(x)
         return self._classifier(x), tf.reshape(box_outputs, [-1, box_outputs.shape[-1] // 4, 4])

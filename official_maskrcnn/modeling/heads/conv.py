@@ -34,7 +34,9 @@ class LayerOptions:
             momentum=self.momentum, epsilon=self.epsilon, synchronized=self.synchronized, name=name
         )
 
-    def conv(self, filters: int, kernel_size: int, name: str, **kwargs: Any) -> tf_keras.layers.Layer:
+    def conv(
+        self, filters: int, kernel_size: int, name: str, **kwargs: Any
+    ) -> tf_keras.layers.Layer:
         """A convolution with "same" padding and He initialisation over the fan-out."""
         if self.separable:
             return tf_keras.layers.SeparableConv2D(

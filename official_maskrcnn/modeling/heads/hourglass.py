@@ -16,7 +16,9 @@ from official_maskrcnn.modeling.heads.conv import LayerOptions
 from official_maskrcnn.modeling.heads.mask_head import MASK_HEADS, MaskNetwork
 
 
-def _conv(filters: int, kernel_size: int, stride: int, options: LayerOptions) -> tf_keras.layers.Layer:
+def _conv(
+    filters: int, kernel_size: int, stride: int, options: LayerOptions
+) -> tf_keras.layers.Layer:
     return tf_keras.layers.Conv2D(
         filters,
         kernel_size,
@@ -56,7 +58,9 @@ class _ConvBlock(tf_keras.layers.Layer):
 class _ResidualBlock(tf_keras.layers.Layer):
     """Two 3x3 convolutions beside an identity, or a 1x1 convolution where the shape changes."""
 
-    def __init__(self, filters: int, options: LayerOptions, stride: int = 1, skip_conv: bool = False):
+    def __init__(
+        self, filters: int, options: LayerOptions, stride: int = 1, skip_conv: bool = False
+    ):
         super().__init__()
         self.conv_block = _ConvBlock(filters, 3, options, stride=stride)
         self.conv = _conv(filters, 3, 1, options)
@@ -121,9 +125,7 @@ class _EncoderDecoder(tf_keras.layers.Layer):
 def upsample_nearest(x: tf.Tensor) -> tf.Tensor:
     """[m, h, w, c] to [m, 2h, 2w, c] by repetition, whose gradient XLA can compile."""
     _, height, width, channels = x.shape
-    x = tf.broadcast_to(
-        x[:, :, None, :, None, :], [tf.shape(x)[0], height, 2, width, 2, channels]
-    )
+    x = tf.broadcast_to(x[:, :, None, :, None, :], [tf.shape(x)[0], height, 2, width, 2, channels])
     return tf.reshape(x, [-1, 2 * height, 2 * width, channels])
 
 

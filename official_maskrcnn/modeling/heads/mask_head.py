@@ -39,7 +39,7 @@ class MaskNetwork(tf_keras.layers.Layer):
         super().__init__()
 
     def model_garden_parts(self) -> dict[str, Any]:
-        """Parts by the attribute names they have in tf-models-official's head, to read its weights."""
+        """Parts by their attribute names in tf-models-official's head, to read its weights."""
         return {}
 
 
@@ -64,7 +64,7 @@ class ConvMaskNetwork(MaskNetwork):
         training: bool | None = None,
         weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        for conv, norm in zip(self.convs, self.norms):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
             features = norm(conv(features), training=training, weights=weights)
             features = self._activation(features)
         return features

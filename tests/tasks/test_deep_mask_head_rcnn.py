@@ -8,7 +8,7 @@ from official_maskrcnn import UserError, build_task, load_experiment, run
 from official_maskrcnn.data.synthetic import make_synthetic
 
 _TINY = (
-    "task.init_checkpoint=null,task.model.input_size=[128,128,3],task.model.num_classes=40,"
+    "task.init_checkpoint=null,task.model.input_size=[128,128,3],"
     "task.model.backbone.resnet.model_id=18,task.model.decoder.fpn.num_filters=16,"
     "task.model.detection_head.num_convs=0,task.model.detection_head.fc_dims=16,"
     "task.model.mask_head.num_convs=1,task.model.mask_head.num_filters=8,"
@@ -27,12 +27,13 @@ def shapes(tmp_path_factory):
     return folder
 
 
-def _experiment(shapes, *overrides: str):
+def _experiment(shapes, *overrides: str, num_classes: int = 40):
     data = ",".join(
         f"task.{split}.image_dir={shapes}/images,task.{split}.annotation_file={shapes}/instances.json,"
         f"task.{split}.cache_dir={shapes}/cache"
         for split in ("train_data", "validation_data")
     )
+    data += f",task.model.num_classes={num_classes}"
     return load_experiment(
         "deep_mask_head_rcnn_resnetfpn_coco", overrides=",".join([_TINY, data, *overrides])
     )
@@ -74,7 +75,13 @@ def test_train_and_eval_on_real_records_then_eval_gives_the_same(shapes, tmp_pat
 
 
 def test_a_category_id_beyond_the_model_is_a_readable_error(shapes, tmp_path):
-    experiment = _experiment(shapes, "task.model.num_classes=2", "trainer.train_steps=1")
+    experiment = _experiment(
+        shapes,
+        "trainer.train_steps=1",
+        "trainer.optimizer_config.learning_rate.stepwise.boundaries=[1]",
+        "trainer.optimizer_config.learning_rate.stepwise.values=[0.001,0.0001]",
+        num_classes=2,
+    )
     with pytest.raises(UserError, match=r"category id beyond task.model.num_classes \(2\)"):
         run(experiment, "train", str(tmp_path))
 

@@ -52,6 +52,7 @@ class DataConfig(hyperparams.Config):
     parser: Parser = dataclasses.field(default_factory=Parser)
     decoder: DataDecoder = dataclasses.field(default_factory=DataDecoder)
     skip_empty_images: bool = False  # ours: leave out images without instances
+    max_examples: int | None = None  # ours: only the first so many, to try or to overfit
     shuffle_buffer_size: int = 10000
     drop_remainder: bool = True  # of training data; evaluation counts every image
     cache: bool = False  # keep the undecoded records in memory

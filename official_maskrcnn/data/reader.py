@@ -37,17 +37,15 @@ def read_training(
     every n-th example.
     """
     num_pipelines, pipeline = _pipelines(context) if config.sharding else (1, 0)
-    by_file = len(files) >= num_pipelines
-    if by_file:
+    if len(files) >= num_pipelines and config.max_examples is None:
         own = files[pipeline::num_pipelines]
         names = tf.data.Dataset.from_tensor_slices(own)
         names = names.shuffle(len(own), seed, reshuffle_each_iteration=True)
-        dataset = _read_files(names, len(own), config)
+        dataset = _select(_read_files(names, len(own), config), config)
     else:
-        names = tf.data.Dataset.from_tensor_slices(list(files))
-        dataset = _read_files(names, len(files), config, deterministic=True)
-        dataset = dataset.shard(num_pipelines, pipeline)
-    dataset = _prepare(dataset, config)
+        dataset = _read_in_order(files, config).shard(num_pipelines, pipeline)
+    if config.cache:
+        dataset = dataset.cache()
     # Shuffled before it is repeated: an epoch ends before the next begins. (tf.data fuses the two,
     # so the buffer does not run empty in between.)
     return dataset.shuffle(config.shuffle_buffer_size, seed).repeat()
@@ -65,8 +63,9 @@ def read_evaluation(
     num_pipelines, pipeline = _pipelines(context)
     global_batch = config.global_batch_size
     share = global_batch // num_pipelines
-    names = tf.data.Dataset.from_tensor_slices(list(files))
-    dataset = _prepare(_read_files(names, len(files), config, deterministic=True), config)
+    dataset = _read_in_order(files, config)
+    if config.cache:
+        dataset = dataset.cache()
     padding = tf.data.Dataset.from_tensors(PADDING).repeat(global_batch - 1)
     dataset = dataset.concatenate(padding).batch(global_batch, drop_remainder=True)
     return dataset.map(lambda batch: batch[pipeline * share : (pipeline + 1) * share]).unbatch()
@@ -90,10 +89,15 @@ def _read_files(
     )
 
 
-def _prepare(dataset: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
+def _read_in_order(files: Sequence[str], config: DataConfig) -> tf.data.Dataset:
+    names = tf.data.Dataset.from_tensor_slices(list(files))
+    return _select(_read_files(names, len(files), config, deterministic=True), config)
+
+
+def _select(dataset: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
     if config.skip_empty_images:
         dataset = dataset.filter(_has_instances)
-    return dataset.cache() if config.cache else dataset
+    return dataset if config.max_examples is None else dataset.take(config.max_examples)
 
 
 def _has_instances(serialized: tf.Tensor) -> tf.Tensor:

@@ -258,7 +258,7 @@ def _survey_records(
         if record.source_id in seen:
             faults.add([Fault("duplicate_image_id", Outcome.KEPT, _name(record))])
         seen |= {record.source_id} - {b""}
-        texts = zip(record.classes.tolist(), record.class_texts, strict=True)
+        texts = zip(record.classes.tolist(), record.class_texts, strict=False)
         statistics.names.update((category_id, text) for category_id, text in texts if text)
         masks = [decode_mask(png) for png in record.masks]
         if open_images:

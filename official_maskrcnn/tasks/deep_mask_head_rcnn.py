@@ -272,5 +272,7 @@ class MaskRCNNTask:
             allowed_mask_class_ids=self.config.allowed_mask_class_ids,
             per_category_metrics=self.config.per_category_metrics,
             backend=self.config.coco_eval_backend,
-            only_seen_images=only_seen_images,
+            only_seen_images=(
+                only_seen_images or self.config.validation_data.max_examples is not None
+            ),
         )

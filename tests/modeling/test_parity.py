@@ -46,9 +46,28 @@ def _assert_same_inference(experiment, folder, size):
     assert count.min() >= 5, "the comparison needs detections"
     np.testing.assert_array_equal(got["num_detections"], count)
     for image, n in enumerate(count):
-        for key in ("detection_classes", "detection_scores", "detection_boxes", "detection_masks"):
+        _assert_same_detections(
+            {key: value[image, :n].numpy() for key, value in got.items() if value.shape.rank > 1},
+            {key: expected[key][image, :n].numpy() for key in _COMPARED},
+        )
+
+
+_COMPARED = ("detection_scores", "detection_classes", "detection_boxes", "detection_masks")
+
+
+def _assert_same_detections(got, expected):
+    """Equal to 1e-4, whatever the order of equal scores, and which of those were cut off last."""
+    scores = expected["detection_scores"]
+    np.testing.assert_allclose(got["detection_scores"], scores, atol=1e-4)
+    certain = np.flatnonzero(scores > scores[-1] + 1e-5)
+    assert certain.size >= 5
+    for i in certain:
+        distance = np.abs(got["detection_boxes"] - expected["detection_boxes"][i]).max(axis=-1)
+        distance[got["detection_classes"] != expected["detection_classes"][i]] = np.inf
+        j = int(np.argmin(distance))
+        for key in _COMPARED:
             np.testing.assert_allclose(
-                got[key][image, :n], expected[key][image, :n], atol=1e-4, rtol=1e-5, err_msg=key
+                got[key][j], expected[key][i], atol=1e-4, rtol=1e-5, err_msg=key
             )
 
 
@@ -122,8 +141,8 @@ def trained_pair(request, tmp_path_factory):
         overrides=_TINY
         + f"task.model.use_gt_boxes_for_masks={request.param},task.model.input_size=[128,128,3],"
         + "task.model.norm_activation.frozen=true,task.model.roi_sampler.num_sampled_rois=32,"
-        + "task.model.mask_head.convnet_variant=hourglass20,"
-        + "task.model.mask_roi_aligner.crop_size=32,"
+        # Smooth, so that no gradient hangs on which side of 0 rounding puts a feature.
+        + "task.model.norm_activation.activation=swish,"
         + "task.model.mask_sampler.num_sampled_masks=8,runtime.mixed_precision_dtype=null",
     )
     task = build_task(experiment)

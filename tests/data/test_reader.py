@@ -104,3 +104,16 @@ def test_empty_images_are_kept_or_dropped(tmp_path, is_training):
         else:
             read = list(reader.read_evaluation(files, config).as_numpy_iterator())
         assert sorted(read) == sorted(expected)
+
+
+@pytest.mark.parametrize("num_pipelines", [1, 2, 3])
+def test_max_examples_are_the_same_few_for_training_and_evaluation(files, num_pipelines):
+    config = DataConfig(global_batch_size=6, max_examples=3, is_training=True)
+    train, evaluation = collections.Counter(), collections.Counter()
+    for pipeline in range(num_pipelines):
+        context = _context(num_pipelines, pipeline)
+        train.update(_take(reader.read_training(files, config, 1, context), 30))
+        evaluation.update(reader.read_evaluation(files, config, context).as_numpy_iterator())
+    del evaluation[reader.PADDING]
+    assert set(train) == set(evaluation)
+    assert len(evaluation) == 3 and set(evaluation.values()) == {1}

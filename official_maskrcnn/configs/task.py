@@ -54,7 +54,9 @@ class DataConfig(hyperparams.Config):
     skip_empty_images: bool = False  # ours: leave out images without instances
     max_examples: int | None = None  # ours: only the first so many, to try or to overfit
     shuffle_buffer_size: int = 10000
-    drop_remainder: bool = True  # of training data; evaluation counts every image
+    # For Model Garden's YAML files only, without effect: training has no last batch, and an
+    # evaluation counts every image.
+    drop_remainder: bool = True
     cache: bool = False  # keep the undecoded records in memory
     cycle_length: int | None = None
     block_length: int = 1

@@ -36,6 +36,7 @@ CATEGORIES = {
 
 _MIN_SIDE = 64  # pixels; in a smaller image the outlines cannot be told apart
 _DIAMETER = (0.18, 0.5)  # of an instance, relative to the image's shorter side
+_MAX_TURN = math.pi / 6  # from upright, as most things in photographs stand
 _MIN_VISIBLE = 0.3  # an instance of which less can be seen is taken out of the scene
 _SUPERSAMPLING = 4
 _JPEG_QUALITY = 92
@@ -266,8 +267,8 @@ def _group(contours: Contours) -> Contours:
 
 
 def _turn(rng: np.random.Generator, contours: Contours, radius: float) -> Contours:
-    """Stretches and turns at random, and scales to pixels."""
-    angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1 / 0.85) ** 0.5
+    """Stretches and turns a little, at random, and scales to pixels."""
+    angle, stretch = rng.uniform(-_MAX_TURN, _MAX_TURN), rng.uniform(0.85, 1 / 0.85) ** 0.5
     cos, sin = np.cos(angle), np.sin(angle)
     matrix = np.diag([stretch, 1 / stretch]) @ np.array([[cos, sin], [-sin, cos]])
     return [radius * (contour @ matrix) for contour in contours]

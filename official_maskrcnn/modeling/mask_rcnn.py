@@ -386,9 +386,11 @@ class MaskRCNN(tf_keras.Model):
         gt_slots = tf.stack([packed.batch_indices, gt_indices], axis=-1)  # [m, 2]
         size = config.mask_roi_aligner.crop_size * config.mask_head.upsample_factor
 
+        crops = self._align(features, rois, packed.batch_indices, config.mask_roi_aligner)
+
         def run_head() -> tf.Tensor:
             return self.mask_head(
-                self._align(features, rois, packed.batch_indices, config.mask_roi_aligner),
+                crops,
                 tf.maximum(classes, 0),
                 training=True,
                 # A dynamic set on one replica has no padding; with several, one may be empty

@@ -81,11 +81,13 @@ def pairwise_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
 
     0 where both are empty.
     """
-    boxes = boxes[..., :, None, :]  # [..., n, 1, 4]
-    others = others[..., None, :, :]  # [..., 1, m, 4]
-    overlap = tf.minimum(boxes[..., 2:], others[..., 2:]) - tf.maximum(
-        boxes[..., :2], others[..., :2]
-    )  # [..., n, m, 2]
-    overlap = tf.maximum(overlap, 0.0)
-    intersection = overlap[..., 0] * overlap[..., 1]
-    return tf.math.divide_no_nan(intersection, area(boxes) + area(others) - intersection)
+    # Coordinate by coordinate: slices of [..., n, m, 2] would be copies.
+    top, left, bottom, right = tf.unstack(boxes[..., :, None, :], axis=-1)  # [..., n, 1]
+    others_top, others_left, others_bottom, others_right = tf.unstack(
+        others[..., None, :, :], axis=-1
+    )  # [..., 1, m]
+    height = tf.minimum(bottom, others_bottom) - tf.maximum(top, others_top)  # [..., n, m]
+    width = tf.minimum(right, others_right) - tf.maximum(left, others_left)
+    intersection = tf.maximum(height, 0.0) * tf.maximum(width, 0.0)
+    union = area(boxes)[..., :, None] + area(others)[..., None, :] - intersection
+    return tf.math.divide_no_nan(intersection, union)

@@ -41,11 +41,8 @@ def roi_align(
       its nearest value.
     """
     align = _align_by_gather if static_shapes else _align_by_level
-    samples = crop_size * sampling_ratio
     shift = 0.5 if half_pixel else 0.0
-    crops = align(features, boxes, batch_indices, samples, shift)  # [m, samples, samples, c]
-    if sampling_ratio > 1:
-        crops = tf.nn.avg_pool2d(crops, sampling_ratio, sampling_ratio, "VALID")
+    crops = align(features, boxes, batch_indices, crop_size, sampling_ratio, shift)
     return tf.ensure_shape(crops, [None, crop_size, crop_size, None])
 
 
@@ -55,17 +52,32 @@ def _sample_range(boxes: tf.Tensor, samples: int, shift: float) -> tuple[tf.Tens
     return boxes[:, :2] + 0.5 * step - shift, step
 
 
+def _mean_of_bins(samples: tf.Tensor, sampling_ratio: int) -> tf.Tensor:
+    """[m, crop_size, crop_size, c] out of [m, samples, samples, c]."""
+    if sampling_ratio == 1:
+        return samples
+    return tf.nn.avg_pool2d(samples, sampling_ratio, sampling_ratio, "VALID")
+
+
+# A function that is not inlined: see training.strategy.silence_crop_warnings.
+_crop_and_resize = tf.function(
+    tf.image.crop_and_resize, experimental_attributes={"_noinline": True}
+)
+
+
 def _align_by_level(
     features: Mapping[str, tf.Tensor],
     boxes: tf.Tensor,
     batch_indices: tf.Tensor,
-    samples: int,
+    crop_size: int,
+    sampling_ratio: int,
     shift: float,
 ) -> tf.Tensor:
     """Level by level with TensorFlow's crop kernel, which has no XLA version."""
+    samples = crop_size * sampling_ratio
     levels = sorted(int(level) for level in features)
     box_levels = assign_levels(boxes, levels[0], levels[-1])
-    crops, origins = [], []
+    crops, places = [], []
     for level in levels:
         feature = features[str(level)]
         selected = tf.cast(tf.where(box_levels == level)[:, 0], tf.int32)
@@ -75,26 +87,25 @@ def _align_by_level(
         first, step = _sample_range(tf.gather(boxes, selected) / 2.0**level, samples, shift)
         last_cell = tf.cast(tf.shape(padded)[1:3] - 1, tf.float32)
         corners = tf.concat([first, first + (samples - 1) * step], axis=-1) + 1.0  # [k, 4]
-        crop = tf.image.crop_and_resize(
-            padded,
-            corners / tf.tile(last_cell, [2]),
-            tf.gather(batch_indices, selected),
-            [samples, samples],
+        corners /= tf.tile(last_cell, [2])
+        crop = _crop_and_resize(
+            padded, corners, tf.gather(batch_indices, selected), [samples, samples]
         )
-        crops.append(tf.cast(crop, feature.dtype))
-        origins.append(selected)
-    order = tf.math.invert_permutation(tf.concat(origins, axis=0))
-    return tf.gather(tf.concat(crops, axis=0), order)
+        crops.append(_mean_of_bins(tf.cast(crop, feature.dtype), sampling_ratio))
+        places.append(selected)
+    return tf.dynamic_stitch(places, crops)
 
 
 def _align_by_gather(
     features: Mapping[str, tf.Tensor],
     boxes: tf.Tensor,
     batch_indices: tf.Tensor,
-    samples: int,
+    crop_size: int,
+    sampling_ratio: int,
     shift: float,
 ) -> tf.Tensor:
     """All levels at once: the pyramid as one table of cells, four of them gathered a sample."""
+    samples = crop_size * sampling_ratio
     levels = sorted(int(level) for level in features)
     channels = features[str(levels[0])].shape[-1]
     table = tf.concat([tf.reshape(features[str(level)], [-1, channels]) for level in levels], 0)
@@ -122,4 +133,4 @@ def _align_by_gather(
             rows = (base[:, None] + cells[:, i, 0] * size[:, 1:])[:, :, None]  # [m, samples, 1]
             corner = tf.gather(table, rows + cells[:, j, 1][:, None, :])  # [m, samples, samples, c]
             crops += corner * (weights[:, i, 0, :, None] * weights[:, j, 1, None, :])[..., None]
-    return crops
+    return _mean_of_bins(crops, sampling_ratio)

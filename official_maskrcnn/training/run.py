@@ -14,7 +14,13 @@ from official_maskrcnn.training import optimizer as optimizers
 from official_maskrcnn.training.evaluation_loop import EvaluationLoop
 from official_maskrcnn.training.metrics_log import MetricsLog, read_metrics
 from official_maskrcnn.training.protocol import Task
-from official_maskrcnn.training.strategy import build_strategy, is_chief, set_precision, set_seed
+from official_maskrcnn.training.strategy import (
+    build_strategy,
+    is_chief,
+    set_precision,
+    set_seed,
+    silence_crop_warnings,
+)
 from official_maskrcnn.training.trainer import StepLoop, train
 
 MODES = ("train", "eval", "train_and_eval", "continuous_eval")
@@ -46,6 +52,7 @@ def run(
     strategy = build_strategy(runtime)
     set_precision(runtime)
     set_seed(runtime)
+    silence_crop_warnings()
     tf.config.run_functions_eagerly(runtime.run_eagerly)
     if task is None:
         # Only here: a task of the caller's own needs none of the package's model and data code.

@@ -27,6 +27,9 @@ def build_reference(
 ) -> tuple[reference_task.DeepMaskHeadRCNNTask, tf_keras.Model]:
     """Task and model of the reference; pre-trained weights are left out."""
     reference = reference_config.DeepMaskHeadRCNNTask()
+    # As a dict, it has only the fields of the backbone and the decoder that are chosen.
+    reference.model.backbone.type = config.model.backbone.type
+    reference.model.decoder.type = config.model.decoder.type
     ours = {"model": config.model.as_dict(), "losses": config.losses.as_dict()}
     ours["allowed_mask_class_ids"] = config.allowed_mask_class_ids
     reference.override(_known(ours, reference.as_dict()), is_strict=False)

@@ -21,8 +21,9 @@ $(INSTALLED): requirements-lock.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "Python's venv module is incomplete: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements-lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --requirement requirements-lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip check
 	@touch $@
 
 test: venv

@@ -9,6 +9,7 @@ INSTALLED := .venv/.installed
 DEMO := runs/demo
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+unexport PYTHONDONTWRITEBYTECODE  # modules are compiled when they are first imported, and kept
 
 .PHONY: venv demo test test-slow lint bench
 

@@ -7,12 +7,14 @@
 Exit code 0: done; 2: the user's input is wrong, and the message says where.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 
 from absl import app, flags
 
+from official_maskrcnn.cli.jobs import run_job
 from official_maskrcnn.errors import UserError
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Name of a registered experiment.")
@@ -51,26 +53,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run() -> None:
-    # TensorFlow is loaded from here on: --help and a mistyped flag need not wait for it, nor a
-    # faulty configuration for the model's code.
+    # TensorFlow is loaded from here on: --help and a mistyped flag need not wait for it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notices
-    from official_maskrcnn.configs import checks
-    from official_maskrcnn.configs.loading import load_experiment
-
-    experiment = load_experiment(_EXPERIMENT.value, _CONFIG_FILE.value, _PARAMS_OVERRIDE.value)
-    if _TPU.value:
-        experiment.runtime.tpu = _TPU.value
-    checks.check_data_is_given(experiment, _MODE.value)
-
-    import gin
-
-    from official_maskrcnn.training.run import run
-
-    try:
-        gin.parse_config_files_and_bindings(_GIN_FILE.value, _GIN_PARAMS.value)
-    except (ValueError, OSError, SyntaxError) as error:
-        raise UserError(f"--gin_file or --gin_params: {error}") from error
-    run(experiment, _MODE.value, _MODEL_DIR.value)
+    run_job(
+        argparse.Namespace(
+            experiment=_EXPERIMENT.value,
+            overrides=[],
+            config_file=_CONFIG_FILE.value,
+            params_override=_PARAMS_OVERRIDE.value,
+            mode=_MODE.value,
+            model_dir=_MODEL_DIR.value,
+            tpu=_TPU.value,
+            gin_file=_GIN_FILE.value,
+            gin_params=_GIN_PARAMS.value,
+        )
+    )
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

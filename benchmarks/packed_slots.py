@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_maskrcnn import build_task, load_experiment
+from official_maskrcnn.training.strategy import silence_crop_warnings
 
 _OVERRIDES = (
     "task.init_checkpoint=null,runtime.mixed_precision_dtype=null,"
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
 
+    silence_crop_warnings()
     experiment = load_experiment(
         "deep_mask_head_rcnn_resnetfpn_coco", overrides=_OVERRIDES.format(size=arguments.size)
     )

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from official_maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
-    from official_maskrcnn.configs.loading import load_experiment
-    from official_maskrcnn.tasks import build_task
+    from official_maskrcnn.tasks import build_task, load_experiment
     from official_maskrcnn.training.run import run
 
 __version__ = "0.1.0"
@@ -22,7 +21,7 @@ __all__ = ["UserError", "__version__", "build_task", "load_experiment", "run"]
 
 _MODULES = {
     "build_task": "official_maskrcnn.tasks",
-    "load_experiment": "official_maskrcnn.configs.loading",
+    "load_experiment": "official_maskrcnn.tasks",
     "run": "official_maskrcnn.training.run",
 }
 

@@ -3,9 +3,8 @@
 import argparse
 import json
 
-import rich.console
-
 from official_maskrcnn.cli.arguments import VerbParser, positive_int
+from official_maskrcnn.cli.output import console
 from official_maskrcnn.errors import UserError
 
 _SOURCE_HELP = "a COCO annotation file (*.json), or patterns of record files"
@@ -116,7 +115,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         arguments.shards,
         arguments.workers,
     )
-    _console().print(faults.table() if faults else "no faults")
+    console().print(faults.table() if faults else "no faults")
 
 
 def _add_stats(data: VerbParser) -> None:
@@ -138,7 +137,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(stats.to_dict(), indent=1))
     else:
-        _console().print(*stats.tables(), sep="\n")
+        console().print(*stats.tables(), sep="\n")
 
 
 def _add_check(data: VerbParser) -> None:
@@ -169,7 +168,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(faults.to_dict(), indent=1))
     else:
-        _console().print(faults.table() if faults else "no faults")
+        console().print(faults.table() if faults else "no faults")
 
 
 def _add_browse(data: VerbParser) -> None:
@@ -251,9 +250,3 @@ def _add_workers(verb: VerbParser) -> None:
     verb.add_argument(
         "--workers", type=positive_int, metavar="N", help="processes; default: one for each core"
     )
-
-
-def _console() -> rich.console.Console:
-    """Tables as wide as they need to be where the output is a file or a pipe."""
-    console = rich.console.Console()
-    return console if console.is_terminal else rich.console.Console(width=160)

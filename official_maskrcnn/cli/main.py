@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from official_maskrcnn.cli import data
+from official_maskrcnn.cli import data, environment, experiments, jobs
 from official_maskrcnn.cli.arguments import VerbParser
 from official_maskrcnn.errors import UserError
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notices
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse(argv)
         arguments.run(arguments)
         sys.stdout.flush()
     except UserError as error:
@@ -41,7 +41,8 @@ def _parser() -> VerbParser:
     parser = VerbParser(
         _PROGRAM,
         "Instance segmentation when boxes are plenty and masks are few.",
-        epilog="Training and evaluation: python3 train.py --help",
+        epilog="train.py takes Model Garden's flags: python3 train.py --help",
     )
-    data.add_verbs(parser)
+    for verbs in (experiments, jobs, data, environment):
+        verbs.add_verbs(parser)
     return parser

@@ -29,12 +29,17 @@ class RuntimeConfig(hyperparams.Config):
 
 @dataclasses.dataclass
 class TrainerConfig(hyperparams.Config):
-    """Durations and intervals, in training steps."""
+    """Durations and intervals, in training steps unless the name says otherwise."""
 
     optimizer_config: optimization.OptimizationConfig = dataclasses.field(
         default_factory=optimization.OptimizationConfig
     )
     train_steps: int = 0
+    train_epochs: float | None = None  # ours: in place of train_steps
+    boundary_epochs: list[float] | None = None  # ours: in place of the learning rate's boundaries
+    # Ours: the global batch size that the learning rates are meant for; they are scaled by that of
+    # the training data over it. None: they are used as they stand.
+    learning_rate_batch_size: int | None = None
     steps_per_loop: int = 1000  # steps on the device between two looks of the host
     summary_interval: int = 1000
     checkpoint_interval: int = 1000

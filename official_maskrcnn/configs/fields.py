@@ -25,6 +25,10 @@ _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fal
 _SYNONYMS = {"yes": "true", "on": "true", "1": "true", "no": "false", "off": "false", "0": "false"}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")  # 010 is eight to some YAML readers
 _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_TOO_LONG = re.compile(r"[-+]?[1-9][0-9]{18,}")
+_THOUSANDS = re.compile(r"(?<=[0-9])[_,](?=[0-9]{3}(?![0-9]))")  # 10_000, 10,000
+# No name or path holds these; YAML does not keep them all, and not all can be written to a file.
+_NO_TEXT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 _TYPE_NAMES = {
     bool: "true or false",
     int: "an integer",
@@ -231,7 +235,8 @@ def _read_option(node: yaml.Node, option: Any) -> Any:
         return _read_sequence(node, option)
     if isinstance(node, yaml.ScalarNode):
         text = node.value
-        if option is str and not (_is_plain(node) and is_keyword(text)):
+        is_text = not ((_is_plain(node) and is_keyword(text)) or _NO_TEXT.search(text))
+        if option is str and is_text:
             return text
         if _is_plain(node):
             if option is type(None) and text in _NULLS:
@@ -288,12 +293,45 @@ def _suggestion(node: yaml.Node, annotation: Any) -> str:
         near = _SYNONYMS.get(text) or next(
             iter(difflib.get_close_matches(text.lower(), ("true", "false"), n=1)), ""
         )
+    elif str in options and _NO_TEXT.search(text):
+        return "; a text is one line without control characters"
     elif not _is_plain(node) and (int in options or float in options):
-        near = text if _NUMBER.fullmatch(text) else ""
-    elif int in options and _NUMBER.fullmatch(text) and float(text).is_integer():
-        near = f"{float(text):.0f}"
+        near = text if _accepts(annotation, text) else ""
+    elif int in options:
+        if _TOO_LONG.fullmatch(text):
+            return "; an integer has at most 18 digits"
+        near = _nearest_integer(text)
     elif is_keyword(text):
         near = f"'{text}'" if str in options else ""
+    elif float in options:
+        near = text.replace(",", ".") if _accepts(annotation, text.replace(",", ".")) else ""
     elif any(typing.get_args(option) for option in options):
-        near = f"[{text}]" if text else "[]"
+        near = _nearest_list(text, annotation)
     return f"; did you mean {near}?" if near else ""
+
+
+def _accepts(annotation: Any, text: str) -> bool:
+    try:
+        _read(_plain(text), annotation)
+    except _Mismatch:
+        return False
+    return True
+
+
+def _plain(text: str) -> yaml.ScalarNode:
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text)
+
+
+def _nearest_integer(text: str) -> str:
+    text = _THOUSANDS.sub("", text)
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return f"{number:.0f}" if number.is_integer() and abs(number) < 1e15 else ""
+
+
+def _nearest_list(text: str, annotation: Any) -> str:
+    """A list out of a text with commas, or out of one that should not be in quotes."""
+    items = [_plain(item.strip()) for item in text.strip("[] ").split(",") if item.strip()]
+    try:
+        return show_value(_read(yaml.SequenceNode("tag:yaml.org,2002:seq", items), annotation))
+    except _Mismatch:
+        return ""

@@ -1,12 +1,13 @@
 """From an experiment's name, YAML files and overrides to a checked configuration, and back."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 import yaml
 
-from official_maskrcnn.configs import checks, fields, overrides
+from official_maskrcnn.configs import checks, fields, overrides, rules
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.experiments import EXPERIMENTS
 from official_maskrcnn.configs.overrides import Fault, Source
@@ -15,6 +16,14 @@ from official_maskrcnn.model_garden import light_imports
 
 with light_imports():
     from official.modeling import hyperparams
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a configuration: in words, and as `faults`."""
+
+    def __init__(self, message: str, faults: Sequence[Fault]):
+        super().__init__(message)
+        self.faults = faults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +57,30 @@ def load_experiment(
 
 
 def load(
-    name: str, config_files: Sequence[str] = (), overrides: str | Sequence[str] = ""
+    name: str,
+    config_files: Sequence[str] = (),
+    overrides: str | Sequence[str] = "",
+    flags: Mapping[str, str] | None = None,
+    mode: str | None = None,
 ) -> LoadedExperiment:
-    """Like `load_experiment`, and keeps where each value comes from."""
+    """Like `load_experiment`, and keeps where each value comes from.
+
+    Args:
+      name: as above; so are the next two.
+      config_files: ...
+      overrides: ...
+      flags: last overrides, by the name of the flag that they come from.
+      mode: what the configuration is about to be used for; if it is right in itself, it is
+        checked for that too.
+    """
     experiment = EXPERIMENTS.get(name)()
-    return _apply(experiment, f"experiment {name}", _sources(config_files, overrides))
+    sources = _sources(config_files, overrides, flags or {})
+    return _apply(experiment, f"experiment {name}", sources, mode)
+
+
+def refuse(violations: Iterable[checks.Violation], what: str) -> None:
+    """Raises `UserError` if there is any violation; `what` says of which configuration."""
+    _raise([Fault(violation.paths[0], "", violation.message) for violation in violations], what)
 
 
 def experiment_from_params(path: str) -> ExperimentConfig:
@@ -78,6 +106,12 @@ def to_yaml(config: hyperparams.Config) -> str:
     return yaml.dump(config.as_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def value_to_yaml(value: object) -> str:
+    """One value as YAML text on one line."""
+    text = yaml.dump([value], Dumper=_Dumper, allow_unicode=True, width=math.inf)
+    return text.strip()[1:-1]
+
+
 class _Dumper(yaml.SafeDumper):
     pass
 
@@ -98,18 +132,23 @@ _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(tuple, _represent_list)
 
 
-def _sources(config_files: Sequence[str], texts: str | Sequence[str]) -> list[Source]:
+def _sources(
+    config_files: Sequence[str], texts: str | Sequence[str], extra: Mapping[str, str]
+) -> list[Source]:
     config_files = [config_files] if isinstance(config_files, str) else config_files
     texts = [texts] if isinstance(texts, str) else texts
     flags = ["--params_override"] * len(texts)
     if len(texts) > 1:
         flags = [f"{flag} {number}" for number, flag in enumerate(flags, 1)]
+    given = [*zip(texts, flags, strict=True), *((text, flag) for flag, text in extra.items())]
     return [overrides.read_file(path) for path in config_files] + [
-        overrides.read_override(text, flag) for text, flag in zip(texts, flags, strict=True)
+        overrides.read_override(text, flag) for text, flag in given
     ]
 
 
-def _apply(experiment: ExperimentConfig, base: str, sources: Sequence[Source]) -> LoadedExperiment:
+def _apply(
+    experiment: ExperimentConfig, base: str, sources: Sequence[Source], mode: str | None = None
+) -> LoadedExperiment:
     loaded = LoadedExperiment(experiment, base, {})
     last_set: dict[str, int] = {}  # dotted path -> number of the source that set it last
     faults: dict[tuple[str, str], Fault] = {}  # one unknown section is one fault, not one a field
@@ -128,19 +167,28 @@ def _apply(experiment: ExperimentConfig, base: str, sources: Sequence[Source]) -
             else:
                 loaded.origins[setting.path] = setting.origin
                 last_set[setting.path] = number
-        _replace_data_source(loaded, {path for path in last_set if last_set[path] == number})
+        given = {path for path in last_set if last_set[path] == number}
+        _replace_data_source(loaded, given)
+        _replace_length(loaded, given)
 
     refused = {path for path, _ in faults}
     for fault in (
         *_settings_without_effect(loaded, last_set, refused),
-        *_broken_rules(loaded, refused),
+        *_broken(loaded, checks.violations(loaded.config), refused),
     ):
         report(fault)
+    if mode is not None and not faults:  # data is looked for once it is clear which
+        for fault in _broken(loaded, checks.mode_violations(loaded.config, mode)):
+            report(fault)
+    _raise(list(faults.values()), base)
+    return loaded
+
+
+def _raise(faults: Sequence[Fault], base: str) -> None:
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        lines = "".join(f"\n  {fault}" for fault in faults.values())
-        raise UserError(f"{count} in the configuration ({base}):{lines}")
-    return loaded
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise ConfigError(f"{count} in the configuration ({base}):{lines}", faults)
 
 
 def _replace_data_source(loaded: LoadedExperiment, given: set[str]) -> None:
@@ -177,6 +225,17 @@ def _replace_data_source(loaded: LoadedExperiment, given: set[str]) -> None:
                 put("task.annotation_file", task, data.annotation_file, annotations)
 
 
+def _replace_length(loaded: LoadedExperiment, given: set[str]) -> None:
+    """Drops a length of an earlier stage that a stage gives in the other unit."""
+    trainer, steps, epochs = loaded.config.trainer, "trainer.train_steps", "trainer.train_epochs"
+    if epochs in given and steps not in given and trainer.train_epochs is not None:
+        trainer.train_steps, loaded.origins[steps] = 0, loaded.origins[epochs]
+    elif steps in given and epochs not in given and trainer.train_epochs is not None:
+        trainer.train_epochs, loaded.origins[epochs] = None, loaded.origins[steps]
+    if "trainer.boundary_epochs" not in given and given & set(rules.BOUNDARIES):
+        trainer.boundary_epochs = None
+
+
 def _settings_without_effect(
     loaded: LoadedExperiment, last_set: dict[str, int], refused: set[str]
 ) -> Iterator[Fault]:
@@ -198,9 +257,13 @@ def _settings_without_effect(
             owner = getattr(owner, part, None)  # None: an optional part that was set to null again
 
 
-def _broken_rules(loaded: LoadedExperiment, refused: set[str]) -> Iterator[Fault]:
-    for violation in checks.violations(loaded.config):
+def _broken(
+    loaded: LoadedExperiment,
+    violations: Iterable[checks.Violation],
+    refused: Collection[str] = frozenset(),
+) -> Iterator[Fault]:
+    for violation in violations:
         # Where a value was refused, a rule would judge the one that it should have replaced.
-        if refused.isdisjoint(violation.paths):
+        if not any(path in refused for path in violation.paths):
             origins = dict.fromkeys(loaded.origin(path) for path in violation.paths)
             yield Fault(violation.paths[0], ", ".join(origins), violation.message)

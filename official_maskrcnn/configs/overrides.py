@@ -38,7 +38,8 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        place = f"{self.path} ({self.origin})" if self.path else self.origin
+        place = f"{self.path} ({self.origin})" if self.path and self.origin else ""
+        place = place or self.path or self.origin
         return f"{place}: {self.message}"
 
 
@@ -93,6 +94,8 @@ def read_file(path: str) -> Source:
         source.add_fault(f"cannot be read: {error.message}")
     except UnicodeDecodeError:
         source.add_fault("is not a text file in UTF-8")
+    except UnicodeEncodeError:
+        source.add_fault("the name of the file is not in UTF-8")
     else:
         _read_yaml(source, text)
     return source
@@ -104,12 +107,16 @@ def read_override(text: str, flag: str = "--params_override") -> Source:
     A comma inside quotes, brackets or braces does not end a value, and neither does one that no
     `name=` follows, so that `input_path=/a/x*,/b/y*` is one value.
     """
-    text = text.strip()
+    source, text = Source(flag), text.strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # an argument that holds other bytes
+        source.add_fault("is not a text in UTF-8")
+        return source
     is_file_name = text.endswith(_FILE_SUFFIXES) and "\n" not in text
     is_assignment = _ASSIGNMENT.match(text)
     if is_file_name and (not is_assignment or tf.io.gfile.exists(text)):
         return read_file(text)
-    source = Source(flag)
     if is_assignment:
         for path, value in _split_assignments(source, text):
             node = _value_node(source, path, value)
@@ -144,7 +151,8 @@ def _read_yaml(source: Source, text: str) -> None:
     elif root is None or root.value == "":
         logging.warning("%s is empty and sets nothing", source.name)
     else:
-        source.add_fault("expected name=value, a map of fields, or a YAML file")
+        given = f"{root.value!r} given; " if isinstance(root, yaml.ScalarNode) else ""
+        source.add_fault(f"{given}expected name=value, a map of fields, or a YAML file")
 
 
 def _compose(source: Source, text: str, path: str = "") -> yaml.Node | None:

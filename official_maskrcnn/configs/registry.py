@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import inspect
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -49,6 +50,10 @@ class Registry(Generic[T]):
             raise UserError(
                 f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self.names())})"
             ) from None
+
+    def summary(self, name: str) -> str:
+        """What an entry is: the first line of its docstring."""
+        return (inspect.getdoc(self.get(name)) or "").partition("\n")[0]
 
     def names(self, glob: str = "*") -> list[str]:
         """Sorted names that match a shell pattern."""

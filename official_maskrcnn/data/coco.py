@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from official_maskrcnn.data.faults import Fault, FaultReport, Outcome
 from official_maskrcnn.errors import UserError
 
 _MAX_SHOWN = 5
+_TAIL_BYTES = 1 << 20  # COCO's 80 categories take 8 KB
 
 
 class AnnotatedImage(NamedTuple):
@@ -84,6 +86,27 @@ def load_coco(path: str) -> CocoFile:
             annotation.setdefault("id", name)
             found[str(annotation["image_id"])].annotations.append(annotation)
     return CocoFile(list(found.values()), categories, len(data["annotations"]), faults)
+
+
+def read_categories(path: str) -> dict[int, str]:
+    """Ids and names of a COCO file's categories, in a moment where they stand at its end.
+
+    Raises:
+      UserError: as `load_coco`.
+    """
+    return _categories(_categories_at_end(path) or _read(path), path)
+
+
+def _categories_at_end(path: str) -> dict[str, Any] | None:
+    """The list of categories if, as in COCO's own files, it is the last of the file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(os.path.getsize(path) - _TAIL_BYTES, 0))
+            _, found, tail = file.read().rpartition(b'"categories"')
+        data = json.loads(b'{"annotations": [], "categories"' + tail) if found else None
+    except (OSError, ValueError):
+        return None
+    return data if data and isinstance(data["categories"], list) else None
 
 
 def examine(image: AnnotatedImage, image_dir: str | None) -> Examined | list[Fault]:

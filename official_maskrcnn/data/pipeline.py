@@ -85,6 +85,15 @@ def build_dataset(
     return dataset.prefetch(config.prefetch_buffer_size or tf.data.AUTOTUNE)
 
 
+def count_examples(config: DataConfig) -> int:
+    """Number of examples in one pass over a config's source.
+
+    Raises:
+      UserError: as `source_files`.
+    """
+    return reader.count_examples(source_files(config), config)
+
+
 def source_files(config: DataConfig) -> list[str]:
     """Record files of a config's source; made first where it is a folder of images.
 

@@ -13,15 +13,23 @@ _DEFAULT_CYCLE_LENGTH = 16  # fixed, so that every input pipeline reads in the s
 _RECORD_HEADER = struct.Struct("<QI")  # length and its checksum, before the data and its checksum
 
 
-def count_examples(files: Sequence[str]) -> int:
-    """Number of examples in TFRecord files, by their headers alone."""
+def count_examples(files: Sequence[str], config: DataConfig) -> int:
+    """Number of examples that one pass over TFRecord files gives."""
+    if config.skip_empty_images:
+        kept = _read_in_order(files, config)
+        return int(kept.reduce(0, lambda count, _: count + 1))
+    total = sum(_count_records(path) for path in files)
+    return total if config.max_examples is None else min(total, config.max_examples)
+
+
+def _count_records(path: str) -> int:
+    """By the headers alone."""
     total = 0
-    for path in files:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            while len(header := file.read(_RECORD_HEADER.size)) == _RECORD_HEADER.size:
-                length, _ = _RECORD_HEADER.unpack(header)
-                file.seek(file.tell() + length + 4)
-                total += 1
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while len(header := file.read(_RECORD_HEADER.size)) == _RECORD_HEADER.size:
+            length, _ = _RECORD_HEADER.unpack(header)
+            file.seek(file.tell() + length + 4)
+            total += 1
     return total
 
 

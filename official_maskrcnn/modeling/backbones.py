@@ -11,9 +11,8 @@ from official_maskrcnn.model_garden import light_imports
 
 with light_imports():
     from official.modeling import hyperparams
-    from official.vision.configs import backbones as backbone_configs
     from official.vision.configs import decoders as decoder_configs
-    from official.vision.modeling.backbones import (  # noqa: F401 - each registers itself
+    from official.vision.modeling.backbones import (
         efficientnet,
         mobiledet,
         mobilenet,
@@ -26,23 +25,18 @@ with light_imports():
     from official.vision.modeling.decoders import factory as decoder_factory
     from official.vision.modeling.decoders import fpn, nasfpn  # noqa: F401 - each registers itself
 
-Regularizer = tf_keras.regularizers.Regularizer
-_BACKBONES = (
-    "efficientnet",
-    "mobiledet",
-    "mobilenet",
-    "resnet",
-    "revnet",
-    "spinenet",
-    "spinenet_mobile",
-)
 _DECODERS = ("fpn", "identity", "nasfpn")
 
-
-def backbone_names() -> list[str]:
-    """Types of backbone that give a pyramid of feature maps."""
-    offered = set(backbone_configs.Backbone.__dataclass_fields__)
-    return sorted(set(_BACKBONES) & offered)
+# The models of each type of backbone that gives a pyramid of feature maps.
+BACKBONE_MODELS: dict[str, tuple[int | str, ...]] = {
+    "efficientnet": tuple(efficientnet.SCALING_MAP),
+    "mobiledet": tuple(mobiledet.SUPPORTED_SPECS_MAP),
+    "mobilenet": tuple(mobilenet.SUPPORTED_SPECS_MAP),
+    "resnet": tuple(resnet.RESNET_SPECS),
+    "revnet": tuple(revnet.REVNET_SPECS),
+    "spinenet": tuple(spinenet.SCALING_MAP),
+    "spinenet_mobile": tuple(spinenet_mobile.SCALING_MAP),
+}
 
 
 def decoder_names() -> list[str]:
@@ -51,7 +45,9 @@ def decoder_names() -> list[str]:
 
 
 def build_backbone(
-    config: DeepMaskHeadRCNN, norm: hyperparams.Config, regularizer: Regularizer | None
+    config: DeepMaskHeadRCNN,
+    norm: hyperparams.Config,
+    regularizer: tf_keras.regularizers.Regularizer | None,
 ) -> tf_keras.Model:
     """Model from images [b, height, width, channels] to a dict of level name to feature map."""
     return backbone_factory.build_backbone(
@@ -66,7 +62,7 @@ def build_decoder(
     config: DeepMaskHeadRCNN,
     backbone_shapes: Mapping[str, tf.TensorShape],
     norm: hyperparams.Config,
-    regularizer: Regularizer | None,
+    regularizer: tf_keras.regularizers.Regularizer | None,
 ) -> tf_keras.Model | None:
     """Model from the backbone's feature maps to those of levels min_level to max_level.
 

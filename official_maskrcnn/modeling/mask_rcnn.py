@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -136,7 +136,7 @@ class MaskRCNN(tf_keras.Model):
             BoxHead(config.detection_head, config.num_classes, box_options)
             for _ in range(num_stages)
         ]
-        self.mask_head = None
+        self.mask_head: MaskHead | None = None
         if config.include_mask:
             check_roi_size(config.mask_head, config.mask_roi_aligner.crop_size)
             self.mask_head = self._build_mask_head(options)
@@ -261,6 +261,7 @@ class MaskRCNN(tf_keras.Model):
           batch_indices: int32 [m], the image of each box.
           classes: int32 [m]; a class-agnostic head does not look at them.
         """
+        assert self.mask_head is not None  # include_mask
         logits = self.mask_head(
             self._align(features, boxes, batch_indices, self.config.mask_roi_aligner),
             classes,
@@ -340,13 +341,14 @@ class MaskRCNN(tf_keras.Model):
             seed,
         )
         stages: list[BoxStage] = []
+        thresholds = sampler.cascade_iou_thresholds or []
         for stage in range(len(self.detection_head)):
             if stage > 0:
                 labels = roi_sampling.label_rois(
                     self._refine(labels.rois, stages[-1].box_outputs, stage - 1, image_size),
                     gt_boxes,
                     gt_classes,
-                    sampler.cascade_iou_thresholds[stage - 1],
+                    thresholds[stage - 1],
                     box_ops.CASCADE_REGRESSION_WEIGHTS[stage],
                 )
             logits, outputs = self._run_box_head(features, labels.rois, stage, training=True)
@@ -389,6 +391,7 @@ class MaskRCNN(tf_keras.Model):
         crops = self._align(features, rois, packed.batch_indices, config.mask_roi_aligner)
 
         def run_head() -> tf.Tensor:
+            assert self.mask_head is not None  # include_mask
             return self.mask_head(
                 crops,
                 tf.maximum(classes, 0),
@@ -422,7 +425,8 @@ class MaskRCNN(tf_keras.Model):
         image_info: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         config = self.config.detection_generator
-        all_logits, outputs = [], None
+        all_logits: list[tf.Tensor] = []
+        outputs: Any = None
         for stage in range(len(self.detection_head)):
             if stage > 0:
                 rois = self._refine(rois, outputs, stage - 1, image_size)

@@ -91,6 +91,10 @@ class MaskRCNNTask:
             loss_scale=self.runtime.loss_scale or "dynamic",
         )
 
+    def count_examples(self) -> int:
+        """Number of training examples in an epoch."""
+        return pipeline.count_examples(self.config.train_data)
+
     def build_inputs(
         self, data: DataConfig, input_context: tf.distribute.InputContext | None = None
     ) -> tf.data.Dataset:

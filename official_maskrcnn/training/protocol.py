@@ -77,6 +77,9 @@ class Task(Protocol):
         batches, a multiple of its replicas; images that only fill up have source_id -1.
         """
 
+    def count_examples(self) -> int:
+        """Number of training examples in an epoch."""
+
     def train_step(
         self, batch: Batch, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer
     ) -> dict[str, tf.Tensor]:

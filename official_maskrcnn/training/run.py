@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_keras
 from absl import logging
 
+from official_maskrcnn.configs import checks, durations, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.errors import DATA_FAULT, UserError
 from official_maskrcnn.training import checkpoints, run_files
@@ -58,7 +59,9 @@ def run(
         # Only here: a task of the caller's own needs none of the package's model and data code.
         from official_maskrcnn.tasks import build_task
 
+        loading.refuse(checks.mode_violations(experiment, mode), f"mode {mode}")
         task = build_task(experiment)
+    experiment = durations.resolve(experiment, task.count_examples)
     training = mode.startswith("train")
     if training and is_chief(strategy):
         run_files.open_folder(model_dir, experiment)

@@ -3,13 +3,9 @@
 import contextlib
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import os
-import pathlib
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,18 +14,14 @@ import tensorflow as tf
 import yaml
 from absl import logging
 
-import official_maskrcnn
-from official_maskrcnn.configs import loading
+from official_maskrcnn.configs import display, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.training import environment, gin_bindings
 from official_maskrcnn.training.checkpoints import write_text
 
 _PARAMS, _RECORD = "params.yaml", "run.json"
-_PACKAGES = (
-    *("tensorflow", "tf-keras", "tf-models-official", "numpy"),
-    *("pycocotools", "faster-coco-eval", "opencv-python-headless"),
-)
 
 
 def open_folder(model_dir: str, experiment: ExperimentConfig) -> None:
@@ -42,9 +34,9 @@ def open_folder(model_dir: str, experiment: ExperimentConfig) -> None:
     with _readable_faults(model_dir):
         tf.io.gfile.makedirs(model_dir)
         if tf.io.gfile.exists(path):
-            differences = list(compare_params(_read(path), loading.to_yaml(experiment)))
+            differences = display.differences(yaml.safe_load(_read(path)), experiment.as_dict())
             if differences:
-                lines = "".join(f"\n  {line}" for line in differences)
+                lines = "".join(f"\n  {path}: {old} -> {new}" for path, old, new in differences)
                 logging.warning("the configuration differs from that in %s:%s", path, lines)
 
 
@@ -66,15 +58,6 @@ def write(model_dir: str, experiment: ExperimentConfig, strategy: tf.distribute.
         write_text(path, json.dumps(start, indent=2))
 
 
-def compare_params(old: str, new: str) -> Iterator[str]:
-    """Differences of two configurations in YAML: a line for each path, with both values."""
-    before, after = dict(_leaves(yaml.safe_load(old))), dict(_leaves(yaml.safe_load(new)))
-    for path in sorted(before.keys() | after.keys()):
-        values = [str(leaves.get(path, "(absent)")) for leaves in (before, after)]
-        if values[0] != values[1]:
-            yield f"{path}: {values[0]} -> {values[1]}"
-
-
 def describe(experiment: ExperimentConfig, strategy: tf.distribute.Strategy) -> dict[str, Any]:
     """What a run depends on beside its configuration."""
     data = {"train": experiment.task.train_data, "validation": experiment.task.validation_data}
@@ -82,14 +65,8 @@ def describe(experiment: ExperimentConfig, strategy: tf.distribute.Strategy) -> 
         "start": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "working_directory": os.getcwd(),
-        "git_commit": _git_commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "official-maskrcnn": official_maskrcnn.__version__,
-            **{name: _version(name) for name in _PACKAGES},
-        },
-        "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} CPUs",
-        "devices": [_device_name(device) for device in tf.config.list_logical_devices()],
+        "gin": gin_bindings.in_force() or None,
+        **environment.describe(),
         "replicas": strategy.num_replicas_in_sync,
         "data": {part: _describe_data(config) for part, config in data.items()},
     }
@@ -127,49 +104,6 @@ def _describe_data(config: DataConfig) -> dict[str, Any]:
         "bytes": sum(stat.length for stat in stats),
         "fingerprint": hashlib.sha256(listing.encode()).hexdigest()[:16],
     }
-
-
-def _git_commit() -> str | None:
-    """Commit of the package's own checkout, marked if files differ; None if it is none."""
-    folder = pathlib.Path(official_maskrcnn.__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
-        return None
-    commit = git("rev-parse", "HEAD")
-    return f"{commit} (modified)" if commit and git("status", "--porcelain", ".") else commit
-
-
-def _device_name(device: tf.config.LogicalDevice) -> str:
-    if device.device_type != "GPU":
-        return device.name
-    number = int(device.name.rpartition(":")[2])
-    gpus = tf.config.list_physical_devices("GPU")
-    details = tf.config.experimental.get_device_details(gpus[number]) if number < len(gpus) else {}
-    return f"{device.name} {details.get('device_name', '')}".strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for name, child in node.items():
-            yield from _leaves(child, f"{path}.{name}" if path else str(name))
-    else:
-        yield path, node
 
 
 def _read(path: str) -> str:

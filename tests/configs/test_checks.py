@@ -4,7 +4,7 @@ import fnmatch
 
 import pytest
 
-from official_maskrcnn.configs import checks
+from official_maskrcnn.configs import checks, rules
 from official_maskrcnn.configs.experiments import EXPERIMENTS
 from official_maskrcnn.configs.fields import all_paths
 from official_maskrcnn.configs.loading import load_experiment
@@ -25,9 +25,9 @@ def test_registered_experiments_break_no_rule(name: str):
     ("overrides", "path", "message"),
     [
         (
-            f"{STEPWISE}.boundaries=[50000]",
+            f"{STEPWISE}.boundaries=[5000]",
             f"{STEPWISE}.values",
-            "3 learning rates [0.12, 0.012, 0.0012] need 2 boundaries, but there are 1: [50000]",
+            "3 learning rates [0.12, 0.012, 0.0012] need 2 boundaries, but there are 1: [5000]",
         ),
         (
             f"{STEPWISE}.boundaries=[20000, 15000]",
@@ -97,6 +97,73 @@ def test_registered_experiments_break_no_rule(name: str):
             "task.train_data.image_dir",
             "annotation_file '/train.json' needs the folder of its images",
         ),
+        (
+            "trainer.train_steps=5",
+            f"{STEPWISE}.boundaries",
+            "[15000, 20000] given; must lie below trainer.train_steps 5, such as [3, 4]",
+        ),
+        (
+            "trainer.train_steps=30000,trainer.train_epochs=2",
+            "trainer.train_epochs",
+            "the length is given twice: train_epochs 2.0 and train_steps 30000; keep one",
+        ),
+        (
+            "trainer.boundary_epochs=[1, 2]",
+            "trainer.boundary_epochs",
+            "[1.0, 2.0] given, but trainer.train_epochs is null",
+        ),
+        (
+            "trainer.train_epochs=12,trainer.boundary_epochs=[8, 12]",
+            "trainer.boundary_epochs",
+            "[8.0, 12.0] given; must lie below trainer.train_epochs 12.0, such as [7.2, 10.8]",
+        ),
+        (
+            "trainer.train_epochs=12,trainer.boundary_epochs=[8]",
+            f"{STEPWISE}.values",
+            "3 learning rates [0.12, 0.012, 0.0012] need 2 boundaries, but there are 1: [8.0]",
+        ),
+        (
+            f"{MODEL}.decoder.type=identity",
+            f"{MODEL}.decoder.type",
+            "needs levels 2 to 6 of the backbone, but a resnet gives 2 to 5",
+        ),
+        (
+            "runtime.distribution_strategy=tpu,runtime.mixed_precision_dtype=float16",
+            "runtime.mixed_precision_dtype",
+            "float16 given, but distribution_strategy tpu computes in bfloat16 or float32",
+        ),
+        (
+            "runtime.distribution_strategy=tpu,runtime.run_eagerly=true",
+            "runtime.run_eagerly",
+            "distribution_strategy tpu always compiles its steps",
+        ),
+        (
+            "runtime.enable_xla=true,runtime.run_eagerly=true",
+            "runtime.enable_xla",
+            "enable_xla true and run_eagerly true exclude each other",
+        ),
+        (
+            "runtime.tpu=pod",
+            "runtime.tpu",
+            "'pod' given, but distribution_strategy is mirrored; set it to tpu",
+        ),
+        (
+            "runtime.distribution_strategy=one_device,runtime.num_gpus=2",
+            "runtime.num_gpus",
+            "2 GPUs given, but distribution_strategy one_device uses one; set it to mirrored",
+        ),
+        (
+            "runtime.num_gpus=3,task.validation_data.global_batch_size=9",
+            "task.train_data.global_batch_size",
+            "64 must be a multiple of the 3 replicas (3 GPUs on each of 1 workers)",
+        ),
+        (
+            "runtime.distribution_strategy=multi_worker_mirrored,runtime.num_gpus=4,"
+            "runtime.worker_hosts='a:1,b:1',task.train_data.global_batch_size=12,"
+            "task.validation_data.global_batch_size=16",
+            "task.train_data.global_batch_size",
+            "12 must be a multiple of the 8 replicas (4 GPUs on each of 2 workers)",
+        ),
         ("runtime.loss_scale=fixed", "runtime.loss_scale", "accepts a number, 'dynamic' or null"),
         (
             "runtime.loss_scale=dynamic",
@@ -156,6 +223,10 @@ def test_each_rule_states_the_values(overrides: str, path: str, message: str):
         "runtime.mixed_precision_dtype=null",
         f"{OPTIMIZATION}.warmup.type=null",
         f"{STEPWISE}.boundaries=[],{STEPWISE}.values=[0.1]",
+        "trainer.train_epochs=12,trainer.boundary_epochs=[8, 11]",
+        f"{OPTIMIZATION}.learning_rate={{type: cosine, cosine: {{initial_learning_rate: 0.1}}}}",
+        "runtime.distribution_strategy=tpu,runtime.tpu=pod",
+        "runtime.num_gpus=4",
     ],
 )
 def test_what_the_rules_allow(overrides: str):
@@ -186,9 +257,20 @@ def test_the_tables_name_fields_that_exist():
 )
 def test_a_mode_needs_its_data(mode: str, missing: list[str]):
     experiment = load_experiment(RESNET)
-    checks.check_data_is_given(experiment, mode)
+    assert list(rules.data_is_given(experiment, mode)) == []
     experiment.task.train_data.input_path = ""
     experiment.task.validation_data.input_path = ""
-    with pytest.raises(UserError) as error:
-        checks.check_data_is_given(experiment, mode)
-    assert [line.split(":")[0] for line in str(error.value).splitlines()] == missing
+    assert [path for v in rules.data_is_given(experiment, mode) for path in v.paths] == missing
+
+
+def test_a_training_needs_a_length():
+    for overrides, wrong in (
+        ("", []),
+        ("trainer.train_epochs=2.5", []),
+        (f"trainer.train_steps=0,{STEPWISE}.boundaries=[1,2]", [("trainer.train_steps",)]),
+    ):
+        experiment = load_experiment(RESNET, overrides=overrides)
+        for mode in ("train", "train_and_eval"):
+            found = rules.training_has_a_length(experiment, mode)
+            assert [violation.paths for violation in found] == wrong
+        assert list(rules.training_has_a_length(experiment, "eval")) == []

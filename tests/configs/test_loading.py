@@ -44,7 +44,7 @@ def _faults(overrides: str | list[str], config_files: tuple[str, ...] = ()) -> l
 @pytest.mark.parametrize(
     ("override", "path", "expected"),
     [
-        ("trainer.train_steps=10", None, 10),
+        ("trainer.max_to_keep=10", None, 10),
         ("task.losses.l2_weight_decay=1e-4", None, 1e-4),
         ("task.losses.mask_weight=2", None, 2.0),
         ("task.model.use_gt_boxes_for_masks=true", None, True),
@@ -150,11 +150,11 @@ def test_an_unknown_experiment_gets_the_nearest_name():
 
 def test_later_sources_win_and_origins_are_kept(tmp_path: pathlib.Path):
     first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
-    first.write_text("trainer:\n  train_steps: 1\n  max_to_keep: 1\n  summary_interval: 1\n")
+    first.write_text("trainer:\n  train_steps: 70000\n  max_to_keep: 1\n  summary_interval: 1\n")
     second.write_text("trainer:\n  max_to_keep: 2\n  summary_interval: 2\n")
     loaded = load(RESNET, (str(first), str(second)), "trainer.summary_interval=3")
     trainer = loaded.config.trainer
-    assert (trainer.train_steps, trainer.max_to_keep, trainer.summary_interval) == (1, 2, 3)
+    assert (trainer.train_steps, trainer.max_to_keep, trainer.summary_interval) == (70000, 2, 3)
     assert loaded.origin("trainer.train_steps") == f"{first}:2"
     assert loaded.origin("trainer.max_to_keep") == f"{second}:2"
     assert loaded.origin("trainer.summary_interval") == "--params_override"
@@ -194,7 +194,7 @@ def test_a_later_source_may_choose_another_branch():
 
 
 def test_loading_leaves_the_registered_experiment_alone():
-    load_experiment(RESNET, (), "task.model.anchor.aspect_ratios=[1.0],trainer.train_steps=1")
+    load_experiment(RESNET, (), "task.model.anchor.aspect_ratios=[1.0],trainer.train_steps=30000")
     experiment = load_experiment(RESNET)
     assert experiment.task.model.anchor.aspect_ratios == [0.5, 1.0, 2.0]
     assert experiment.trainer.train_steps == 22500
@@ -255,7 +255,7 @@ def test_experiments_survive_saving(tmp_path: pathlib.Path, name: str):
 
 
 def test_saved_params_can_be_a_config_file(tmp_path: pathlib.Path):
-    experiment = load_experiment(SPINENET, (), "trainer.train_steps=7")
+    experiment = load_experiment(SPINENET, (), "trainer.train_steps=170000")
     path = tmp_path / "params.yaml"
     loading.save_params(experiment, str(path))
     assert load_experiment(SPINENET, (str(path),)).as_dict() == experiment.as_dict()

@@ -35,9 +35,11 @@ _ALL = sorted(str(n).encode() for n in range(10))
 
 
 def test_count_examples(files, tmp_path):
-    assert reader.count_examples(files) == 10
-    assert reader.count_examples(write_records(tmp_path, [])) == 0
-    assert reader.count_examples([]) == 0
+    assert reader.count_examples(files, DataConfig()) == 10
+    assert reader.count_examples(files, DataConfig(max_examples=4)) == 4
+    assert reader.count_examples(files, DataConfig(max_examples=40)) == 10
+    assert reader.count_examples(write_records(tmp_path, []), DataConfig()) == 0
+    assert reader.count_examples([], DataConfig()) == 0
 
 
 @pytest.mark.parametrize("num_pipelines", [1, 2, 3, 4, 5])

@@ -150,12 +150,12 @@ def test_model_with_mask_head(variant, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", _all(backbones.backbone_names()))
+@pytest.mark.parametrize("name", _all(sorted(backbones.BACKBONE_MODELS)))
 def test_model_with_backbone(name, tmp_path):
     _train_save_restore(_experiment(backbone=name), tmp_path)
 
 
-@pytest.mark.parametrize("name", _all(backbones.backbone_names()))
+@pytest.mark.parametrize("name", _all(sorted(backbones.BACKBONE_MODELS)))
 def test_backbone_compiles_with_xla(name):
     config = _experiment(backbone=name).task.model
     model = backbones.build_backbone(config, config.norm_activation, None)

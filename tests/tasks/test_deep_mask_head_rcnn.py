@@ -77,7 +77,7 @@ def test_train_and_eval_on_real_records_then_eval_gives_the_same(shapes, tmp_pat
 def test_a_category_id_beyond_the_model_is_a_readable_error(shapes, tmp_path):
     experiment = _experiment(
         shapes,
-        "trainer.train_steps=1",
+        "trainer.train_steps=2",
         "trainer.optimizer_config.learning_rate.stepwise.boundaries=[1]",
         "trainer.optimizer_config.learning_rate.stepwise.values=[0.001,0.0001]",
         num_classes=2,

@@ -72,6 +72,9 @@ class FakeTask:
     width: int = 4
     class_names: Mapping[int, str] = dataclasses.field(default_factory=lambda: {1: "blob"})
 
+    def count_examples(self) -> int:
+        return 100
+
     def build_model(self) -> tf_keras.Model:
         return tf_keras.Sequential(
             [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from official_maskrcnn.training import progress, run_files
+from official_maskrcnn.training import progress
 from official_maskrcnn.training.metrics_log import MetricsLog, read_metrics
 from official_maskrcnn.training.pictures import PredictionSheet
 from official_maskrcnn.training.trainer import DivergedError, StepMetrics
@@ -70,16 +70,6 @@ def test_metrics_log_mends_a_half_line_and_the_last_line_of_a_step_counts(
     assert read_metrics(str(tmp_path), "eval") == {4: {"mask/AP": None}}
     MetricsLog(str(tmp_path / "other"), enabled=False).write("train", 1, {"total_loss": 1.0})
     assert not (tmp_path / "other").exists()
-
-
-def test_differences_of_configurations() -> None:
-    old = "trainer: {train_steps: 5, ema: null}\ntask: {ids: [1, 2]}\n"
-    new = "trainer: {train_steps: 9, ema: {decay: 0.5}}\ntask: {ids: [1, 2]}\n"
-    assert list(run_files.compare_params(old, new)) == [
-        "trainer.ema: None -> (absent)",
-        "trainer.ema.decay: (absent) -> 0.5",
-        "trainer.train_steps: 5 -> 9",
-    ]
 
 
 def test_first_bad_step_is_named_infinite_losses_too() -> None:

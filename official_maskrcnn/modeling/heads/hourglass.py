@@ -65,10 +65,9 @@ class _ResidualBlock(tf_keras.layers.Layer):
         self.conv_block = _ConvBlock(filters, 3, options, stride=stride)
         self.conv = _conv(filters, 3, 1, options)
         self.norm = options.batch_norm("batchnorm")
+        self.skip: _ConvBlock | None = None
         if skip_conv:
             self.skip = _ConvBlock(filters, 1, options, stride=stride, relu=False)
-        else:
-            self.skip = None
 
     def call(
         self, x: tf.Tensor, training: bool | None = None, weights: tf.Tensor | None = None
@@ -103,6 +102,7 @@ class _EncoderDecoder(tf_keras.layers.Layer):
         self.encoder_block1 = [_ResidualBlock(outer, options) for _ in range(blocks[0])]
         self.encoder_block2 = [_ResidualBlock(inner, options, stride=2, skip_conv=True)]
         self.encoder_block2 += [_ResidualBlock(inner, options) for _ in range(blocks[0] - 1)]
+        self.inner_block: list[tf_keras.layers.Layer]
         if len(channels) > 2:
             self.inner_block = [_EncoderDecoder(channels[1:], blocks[1:], options)]
         else:
@@ -117,7 +117,7 @@ class _EncoderDecoder(tf_keras.layers.Layer):
         shortcut = x
         for block in self.encoder_block1:
             shortcut = block(shortcut, training=training, weights=weights)
-        for block in [*self.encoder_block2, *self.inner_block, *self.decoder_block]:
+        for block in (*self.encoder_block2, *self.inner_block, *self.decoder_block):
             x = block(x, training=training, weights=weights)
         return shortcut + upsample_nearest(x)
 
@@ -153,7 +153,8 @@ class HourglassMaskNetwork(MaskNetwork):
         training: bool | None = None,
         weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        for part in [self.conv_input, *self.hourglass_network, *self.output_conv]:
+        parts: list[tf_keras.layers.Layer] = [self.conv_input, *self.hourglass_network]
+        for part in [*parts, *self.output_conv]:
             features = part(features, training=training, weights=weights)
         return features
 

@@ -169,7 +169,13 @@ def feature_levels(experiment: ExperimentConfig) -> Iterator[Violation]:
                     f"{end} {ours} must equal {its}, the backbone's",
                     (f"task.model.{end}", f"task.model.backbone.{model.backbone.type}.{end}"),
                 )
-    elif (model.backbone.type, model.decoder.type) == ("resnet", "identity") and (
+    if model.decoder.type == "nasfpn" and (model.min_level, model.max_level) != (3, 7):
+        yield Violation(
+            f"decoder nasfpn joins levels 3 to 7, but min_level is {model.min_level} and max_level "
+            f"{model.max_level}",
+            ("task.model.decoder.type", "task.model.min_level", "task.model.max_level"),
+        )
+    if (model.backbone.type, model.decoder.type) == ("resnet", "identity") and (
         model.min_level < 2 or model.max_level > 5
     ):
         yield Violation(

@@ -128,6 +128,11 @@ def test_registered_experiments_break_no_rule(name: str):
             "needs levels 2 to 6 of the backbone, but a resnet gives 2 to 5",
         ),
         (
+            f"{MODEL}.decoder.type=nasfpn",
+            f"{MODEL}.decoder.type",
+            "decoder nasfpn joins levels 3 to 7, but min_level is 2 and max_level 6",
+        ),
+        (
             "runtime.distribution_strategy=tpu,runtime.mixed_precision_dtype=float16",
             "runtime.mixed_precision_dtype",
             "float16 given, but distribution_strategy tpu computes in bfloat16 or float32",

@@ -44,7 +44,9 @@ def _experiment(*overrides: str, backbone: str = "resnet", decoder: str = "fpn")
     if backbone.startswith("spinenet"):
         parts.append("task.model.min_level=3,task.model.max_level=7")
         decoder = "identity"
-    elif backbone != "resnet" or decoder == "nasfpn":
+    elif decoder == "nasfpn":
+        parts.append("task.model.min_level=3,task.model.max_level=7")
+    elif backbone != "resnet":
         parts.append("task.model.min_level=3")
     parts.append(f"task.model.decoder.type={decoder}")
     if decoder != "identity":
@@ -193,9 +195,8 @@ def test_model_compiles_with_xla(tmp_path):
 
 
 def test_roi_size_that_the_head_cannot_take_is_refused_with_both_numbers():
-    experiment = _experiment("task.model.mask_head.convnet_variant=hourglass52")
     with pytest.raises(UserError, match=r"crop_size \(14\) must be a multiple of 32 .*hourglass52"):
-        build_task(experiment).build_model()
+        _experiment("task.model.mask_head.convnet_variant=hourglass52")
 
 
 def test_unknown_head_names_the_nearest():

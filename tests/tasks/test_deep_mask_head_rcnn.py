@@ -75,6 +75,7 @@ def test_train_and_eval_on_real_records_then_eval_gives_the_same(shapes, tmp_pat
 
 
 def test_a_category_id_beyond_the_model_is_a_readable_error(shapes, tmp_path):
+    """Before the run from the annotations; from records, which do not name them, when it is met."""
     experiment = _experiment(
         shapes,
         "trainer.train_steps=2",
@@ -82,8 +83,10 @@ def test_a_category_id_beyond_the_model_is_a_readable_error(shapes, tmp_path):
         "trainer.optimizer_config.learning_rate.stepwise.values=[0.001,0.0001]",
         num_classes=2,
     )
-    with pytest.raises(UserError, match=r"category id beyond task.model.num_classes \(2\)"):
+    with pytest.raises(UserError, match=r"num_classes: 2 given, but .* category id 29 \(bolt\)"):
         run(experiment, "train", str(tmp_path))
+    with pytest.raises(UserError, match=r"category id beyond task.model.num_classes \(2\)"):
+        run(experiment, "train", str(tmp_path), build_task(experiment))
 
 
 def test_a_missing_annotation_file_is_named(shapes):

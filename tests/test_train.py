@@ -1,6 +1,7 @@
 """The driver: flags in, one call out, and exit code 2 for what is the user's to mend."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -67,3 +68,41 @@ def test_all_faults_at_once_and_no_traceback(tmp_path: pathlib.Path):
         "trainer.train_steps?",
     ]
     assert not (tmp_path / "run").exists()
+
+
+_PUBLISHED = r"""
+export CONFIG=configs/deep_mask_head_rcnn_voc_r50.yaml
+export MODEL_DIR="{folder}/model"
+export ANNOTAION_FILE="{folder}/instances_val2017.json"
+export TRAIN_DATA="{folder}/train*"
+export EVAL_DATA="{folder}/val*"
+export OVERRIDES="task.validation_data.input_path=${{EVAL_DATA}},\
+task.train_data.input_path=${{TRAIN_DATA}},\
+task.annotation_file=${{ANNOTAION_FILE}},\
+runtime.distribution_strategy=tpu"
+
+python3() {{ {python} "$@"; }}
+python3 train.py \
+  --logtostderr \
+  --mode=train_and_eval \
+  --experiment=deep_mask_head_rcnn_resnetfpn_coco \
+  --model_dir=$MODEL_DIR \
+  --config_file=$CONFIG \
+  --params_override=$OVERRIDES\
+  --tpu=node-1
+"""
+
+
+def test_the_command_published_for_model_garden_is_accepted(tmp_path: pathlib.Path):
+    """All is right with it but that there is no such TPU, which is looked for only then."""
+    for name in ("train-00000", "val-00000", "instances_val2017.json"):
+        (tmp_path / name).touch()
+    script = _PUBLISHED.format(folder=tmp_path, python=sys.executable)
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert re.search("cannot reach the TPU 'node-1'|looking up the TPU 'node-1'", errors[0])
+    assert "fault" not in result.stderr

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notices
     try:
-        arguments = _parser().parse(argv)
+        arguments = command_parser().parse(argv)
         arguments.run(arguments)
         sys.stdout.flush()
     except UserError as error:
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> VerbParser:
+def command_parser() -> VerbParser:
+    """The parser of the whole command line."""
     parser = VerbParser(
         _PROGRAM,
         "Instance segmentation when boxes are plenty and masks are few.",

@@ -151,8 +151,9 @@ def _read_yaml(source: Source, text: str) -> None:
     elif root is None or root.value == "":
         logging.warning("%s is empty and sets nothing", source.name)
     else:
-        given = f"{root.value!r} given; " if isinstance(root, yaml.ScalarNode) else ""
-        source.add_fault(f"{given}expected name=value, a map of fields, or a YAML file")
+        given = repr(root.value) if isinstance(root, yaml.ScalarNode) else "a list"
+        forms = "{}" if source.has_lines else "name=value, {}, or a YAML file"
+        source.add_fault(f"{given} given; expected {forms.format('a map of fields')}")
 
 
 def _compose(source: Source, text: str, path: str = "") -> yaml.Node | None:
@@ -175,6 +176,8 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
         line = lines[mark.line] if mark and mark.line < len(lines) else ""
         if "\t" in line[: len(line) - len(line.lstrip())]:
             return "a tab in the indentation; YAML accepts only spaces"
+    if error.context == "expected a single document in the stream":
+        return "a second document starts here; expected one"
     problem = error.problem or "malformed"
     return f"not valid YAML: {problem}{' ' + error.context if error.context else ''}"
 

@@ -1,14 +1,16 @@
 """Rules on a configuration that need the model's code or the data; importing this enters them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from official_maskrcnn.configs.checks import Violation, mode_rule, rule
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.fields import not_a_choice, show_value
 from official_maskrcnn.configs.rules import data_sources, used_data
-from official_maskrcnn.configs.task import DataConfig
+from official_maskrcnn.configs.task import DataConfig, DeepMaskHeadRCNNTask
 from official_maskrcnn.data import coco, records
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.modeling.backbones import BACKBONE_MODELS
@@ -46,25 +48,46 @@ def backbone(experiment: ExperimentConfig) -> Iterator[Violation]:
 
 @mode_rule
 def files_exist(experiment: ExperimentConfig, mode: str) -> Iterator[Violation]:
-    """All files that a mode reads are there."""
-    task = experiment.task
+    """All files that a mode reads are there; storage that cannot be reached gets a warning."""
+    for field, value, find in _named_files(experiment.task, mode):
+        try:
+            find(value)
+        except UserError as error:
+            yield Violation(str(error), (field,))
+        except tf.errors.OpError as error:
+            if "://" not in str(value):
+                yield Violation(f"{value!r} cannot be read: {error.message}", (field,))
+            else:
+                reason = error.message.partition("\n")[0]
+                logging.warning("%s: %s cannot be reached: %s", field, value, reason)
+
+
+def _named_files(
+    task: DeepMaskHeadRCNNTask, mode: str
+) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
+    """Fields that name what a mode reads, their values, and what fails if it is not there."""
     for part in used_data(mode):
         data: DataConfig = getattr(task, part)
         if data.input_path:
-            try:
-                records.expand_patterns(data.input_path)
-            except UserError as error:
-                yield Violation(str(error), (f"task.{part}.input_path",))
-        if data.image_dir and not tf.io.gfile.isdir(data.image_dir):
-            yield Violation(f"{data.image_dir!r} is no folder", (f"task.{part}.image_dir",))
-        if data.annotation_file and not tf.io.gfile.exists(data.annotation_file):
-            message = f"{data.annotation_file!r} does not exist"
-            yield Violation(message, (f"task.{part}.annotation_file",))
+            yield f"task.{part}.input_path", data.input_path, records.expand_patterns
+        if data.image_dir:
+            yield f"task.{part}.image_dir", data.image_dir, _find_folder
+        if data.annotation_file:
+            yield f"task.{part}.annotation_file", data.annotation_file, _find_file
     truth = task.annotation_file
     is_read = "validation_data" in used_data(mode)
-    is_own_file = truth and truth != task.validation_data.annotation_file
-    if is_read and is_own_file and not tf.io.gfile.exists(truth):
-        yield Violation(f"{truth!r} does not exist", ("task.annotation_file",))
+    if is_read and truth and truth != task.validation_data.annotation_file:
+        yield "task.annotation_file", truth, _find_file
+
+
+def _find_folder(path: str) -> None:
+    if not tf.io.gfile.isdir(path):
+        raise UserError(f"{path!r} is no folder")
+
+
+def _find_file(path: str) -> None:
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"{path!r} does not exist")
 
 
 @mode_rule
@@ -78,10 +101,14 @@ def categories(experiment: ExperimentConfig, mode: str) -> Iterator[Violation]:
     for part in used_data(mode):
         data: DataConfig = getattr(task, part)
         path = data.annotation_file
-        if not all((*data_sources(data)[1:], path)) or not tf.io.gfile.exists(path):
+        if not all((*data_sources(data)[1:], path)):
             continue
         try:
+            if not tf.io.gfile.exists(path):
+                continue
             names = coco.read_categories(path)
+        except tf.errors.OpError:
+            continue  # which `files_exist` reports
         except UserError as error:
             yield Violation(str(error), (f"task.{part}.annotation_file",))
             continue

@@ -61,19 +61,22 @@ def run(
 
         loading.refuse(checks.mode_violations(experiment, mode), f"mode {mode}")
         task = build_task(experiment)
-    experiment = durations.resolve(experiment, task.count_examples)
-    training = mode.startswith("train")
-    if training and is_chief(strategy):
-        run_files.open_folder(model_dir, experiment)
-    job = _Job(experiment, model_dir, strategy, task)
     try:
+        if mode != "eval":  # which has no length and no learning rate, and needs no training data
+            experiment = durations.resolve(experiment, task.count_examples)
+        training = mode.startswith("train")
+        if training and is_chief(strategy):
+            run_files.open_folder(model_dir, experiment)
+        job = _Job(experiment, model_dir, strategy, task)
         if training:
             return _train(job, with_evaluation=mode == "train_and_eval")
         return _evaluate_latest(job) if mode == "eval" else _evaluate_each(job)
-    except tf.errors.InvalidArgumentError as error:
+    except tf.errors.OpError as error:
         _, mark, message = error.message.partition(DATA_FAULT)
         if mark:
             raise UserError(message.splitlines()[0]) from error
+        if "HTTP request" in error.message:
+            raise UserError(f"remote storage cannot be reached: {error.message}") from error
         raise
 
 

@@ -1,7 +1,6 @@
 import json
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 
@@ -148,34 +147,6 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("official_maskrcnn.data.synthetic.make_synthetic", fail)
     with pytest.raises(ZeroDivisionError):
         main(_SYNTHETIC)
-
-
-@pytest.mark.parametrize("verb", _VERBS)
-def test_the_examples_of_a_help_page_run(verb, tmp_path, monkeypatch, capsys):
-    """As they stand, from an empty folder that has what the first of them makes."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))  # where records are cached
-    synthetic, *_ = _examples(_help("data", "synthetic", capsys=capsys))
-    assert main(_smaller(synthetic)) == 0
-    examples = _examples(_help("data", verb, capsys=capsys))
-    assert len(examples) == 2
-    for example in examples:
-        assert main(_smaller(example)) == 0, example
-
-
-def _examples(page: str) -> list[list[str]]:
-    lines = page.partition("examples:\n")[2].splitlines()
-    commands = [shlex.split(line) for line in lines]
-    assert all(words[:3] == ["python3", "-m", "official_maskrcnn"] for words in commands)
-    return [words[3:] for words in commands]
-
-
-def _smaller(arguments: list[str]) -> list[str]:
-    """The same with a few images only."""
-    if "synthetic" not in arguments:
-        return arguments
-    place = arguments.index("--images") + 1
-    return [*arguments[:place], "4", *arguments[place + 1 :]]
 
 
 def test_help_lists_the_verbs(capsys):

@@ -8,10 +8,13 @@ import pytest
 
 from official_maskrcnn.configs import fields, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
-from official_maskrcnn.configs.loading import load_experiment
+from official_maskrcnn.configs.experiments import EXPERIMENTS
+from official_maskrcnn.modeling.heads import MASK_HEADS
+from official_maskrcnn.tasks import build_task, load_experiment
 
-_FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / "configs"
-_FILES = sorted(_FOLDER.glob("*.yaml"))
+_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+_FOLDER = _ROOT / "configs"
+_FILES = sorted((*_FOLDER.rglob("*.yaml"), *(_ROOT / "experiments").rglob("*.yaml")))
 _RESNET = "deep_mask_head_rcnn_resnetfpn_coco"
 _SPINENET = "deep_mask_head_rcnn_spinenet_coco"
 
@@ -178,12 +181,26 @@ def test_every_file_opens_with_claim_cost_and_command(file: pathlib.Path):
     assert f"--config_file=configs/{file.name}" in "".join(head)
 
 
-@pytest.mark.parametrize("file", _FILES, ids=lambda file: file.stem)
-def test_every_file_survives_saving(file: pathlib.Path, tmp_path: pathlib.Path):
-    experiment = _load(file)
-    loading.save_params(experiment, str(tmp_path / "params.yaml"))
-    again = loading.experiment_from_params(str(tmp_path / "params.yaml"))
-    assert again.as_dict() == experiment.as_dict()
+def test_every_experiment_and_file_loads_survives_saving_and_builds(tmp_path: pathlib.Path):
+    """What is built has the files' structure, with the smallest backbone and a small image."""
+    smallest = {"resnet": "18", "spinenet": "49S"}
+    everything = [(name, ()) for name in EXPERIMENTS.names()]
+    everything += [(_experiment_of(file), (str(file),)) for file in _FILES]
+    assert len(everything) == 10
+    for name, files in everything:
+        experiment = load_experiment(name, files)
+        loading.save_params(experiment, str(tmp_path / "params.yaml"))
+        again = loading.experiment_from_params(str(tmp_path / "params.yaml"))
+        assert again.as_dict() == experiment.as_dict(), files
+        backbone = experiment.task.model.backbone.type
+        small = (
+            f"task.model.input_size=[128,128,3],task.init_checkpoint=null,"
+            f"task.model.backbone.{backbone}.model_id={smallest[backbone]!r}"
+        )
+        model = build_task(load_experiment(name, files, small)).build_model()
+        head = model.config.mask_head.convnet_variant
+        assert MASK_HEADS.get(head) in map(type, model.mask_head.submodules), files
+        assert model.count_params() > 1e6, files
 
 
 @pytest.mark.parametrize("name", ["coco_sample_overfit", "demo", "nuts"])
@@ -206,7 +223,7 @@ def test_nuts_matches_the_data(shared_data: pathlib.Path):
 
 
 def test_the_readme_s_yaml_loads(tmp_path: pathlib.Path):
-    blocks = re.findall(r"```yaml\n(.*?)```", (_FOLDER.parent / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", (_ROOT / "README.md").read_text(), re.DOTALL)
     files = [tmp_path / f"{number}.yaml" for number in range(len(blocks))]
     for file, block in zip(files, blocks, strict=True):
         file.write_text(block)

@@ -1,0 +1,184 @@
+"""Commands in the README and on the help pages run: shortened, or (slow) as they stand."""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from official_maskrcnn.cli.main import command_parser
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_README = (_ROOT / "README.md").read_text()
+# What a training needs to take seconds; after all that a command says itself.
+_SHORT = ",".join(
+    (
+        "task.model.input_size=[128,128,3],task.model.backbone.resnet.model_id=18",
+        "task.model.mask_head.num_filters=8,task.model.detection_head.fc_dims=16",
+        "task.train_data.global_batch_size=2,task.validation_data.global_batch_size=2",
+        "trainer.train_steps=2,trainer.train_epochs=null,trainer.boundary_epochs=null",
+        "trainer.steps_per_loop=1,trainer.checkpoint_interval=2,trainer.validation_interval=2",
+        "trainer.validation_steps=2",
+        "trainer.optimizer_config.learning_rate.stepwise={boundaries: [1], values: [1e-3, 1e-4]}",
+    )
+)
+
+
+class Folder:
+    """A folder in which the documentation's commands find what they name."""
+
+    def __init__(self, path: pathlib.Path, shared_data: pathlib.Path, shorten: bool):
+        self.path, self.shorten = path / "project", shorten
+        self.path.mkdir()
+        for name in ("train.py", "configs", "Makefile", "pyproject.toml", "requirements-lock.txt"):
+            (self.path / name).symlink_to(_ROOT / name)
+        (path / "shared").mkdir()
+        (path / "shared" / "data").symlink_to(shared_data)
+        bin_folder = path / "bin"  # where python3 is the interpreter of this test
+        bin_folder.mkdir()
+        for name in ("python", "python3"):
+            (bin_folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+            (bin_folder / name).chmod(0o755)
+        self._environment = os.environ | {
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+            "HOME": str(path),  # where records are cached
+            "PYTHONPATH": str(_ROOT),
+        }
+        self._ran: set[str] = set()
+
+    def run(self, command: str) -> str:
+        """Runs a command of a shell, once; what it writes to standard output."""
+        if command in self._ran:
+            return ""
+        self._ran.add(command)
+        done = subprocess.run(
+            ["bash", "-euc", _shortened(command) if self.shorten else command],
+            cwd=self.path,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+
+def _shortened(command: str) -> str:
+    if "data synthetic" in command:
+        return re.sub(r"--images \d+", "--images 60", command)
+    if "train.py" in command:
+        return f"{command} --params_override='{_SHORT}'"
+    if re.search(r" (train|eval) .*--config_file", command):
+        return f"{command} '{_SHORT}'"
+    return command
+
+
+@pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)])
+def folder(request, shared_data, tmp_path_factory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("docs"), shared_data, shorten=request.param)
+
+
+def _pages(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Help pages of the verbs that do something, by verb."""
+    pages = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb, below in action.choices.items():
+                deeper = {f"{verb} {name}": page for name, page in _pages(below).items()}
+                pages |= deeper or {verb: below.format_help()}
+    return pages
+
+
+_PAGES = _pages(command_parser())
+# The pages whose examples make what the examples of another one read.
+_NEEDS = {verb: ("data synthetic",) for verb in ("validate", "train", "data convert")} | {
+    **{verb: ("data synthetic",) for verb in ("data stats", "data check", "data browse")},
+    "eval": ("data synthetic", "train"),
+}
+
+
+def _examples(verb: str) -> list[str]:
+    lines = _PAGES[verb].partition("examples:\n")[2].splitlines()
+    return [line.strip() for line in lines]
+
+
+def test_every_help_page_says_what_it_is_for_and_ends_in_two_examples():
+    assert {"ls", "show", "validate", "analyze", "train", "eval", "env", "completion"} < set(_PAGES)
+    for verb, page in _PAGES.items():
+        description = page.partition("\n\n")[2]
+        assert re.match(r"[A-Z].+[.]", description), verb
+        examples = _examples(verb)
+        assert len(examples) == 2, verb
+        for example in examples:
+            assert example.startswith(f"python3 -m official_maskrcnn {verb}"), example
+
+
+@pytest.mark.parametrize("verb", _PAGES)
+def test_the_examples_of_a_help_page_run(verb: str, folder: Folder):
+    for page in (*_NEEDS.get(verb, ()), verb):
+        for example in _examples(page):
+            folder.run(example)
+
+
+def _blocks(language: str) -> list[str]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", _README, re.DOTALL)
+    return [block.replace("\\\n", " ").strip() for block in blocks]
+
+
+@pytest.fixture(scope="module")
+def at_home(folder: Folder) -> Callable[[str], str]:
+    """The folder with the README's mine.yaml and its data, and how a text names that data."""
+    data = folder.path.parent / "data"
+    for split in ("train", "val"):
+        folder.run(
+            f"python3 -m official_maskrcnn data synthetic --images 20 --output {data}/{split}"
+        )
+        (data / f"instances_{split}.json").symlink_to(data / split / "instances.json")
+
+    def place(text: str) -> str:
+        text = text.replace("num_classes: 13 ", "num_classes: 41 ")  # the synthetic categories
+        return (
+            re.sub(r"/data/(train|val)(?=[\s\n])", rf"{data}/\1/images", text)
+            .replace("/data/instances", f"{data}/instances")
+            .replace("/data/records", f"{data}/records")
+        )
+
+    (mine,) = [block for block in _blocks("yaml") if "image_dir: /data/train" in block]
+    (folder.path / "mine.yaml").write_text(place(mine + "\n"))
+    return place
+
+
+_COMMANDS = [command for block in _blocks("shell") for command in block.splitlines()]
+
+
+def test_the_readme_has_commands():
+    assert len(_COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("command", [c for c in _COMMANDS if c != "make demo"])
+def test_the_commands_of_the_readme_run(command: str, folder: Folder, at_home):
+    folder.run(at_home(command))
+
+
+def test_the_readme_s_python_runs(folder: Folder, at_home):
+    (code,) = _blocks("python")
+    if folder.shorten:
+        code = code.replace('"trainer.train_steps=6000"', f'"{_SHORT}"')
+        assert _SHORT in code
+    (folder.path / "example.py").write_text(code)
+    assert 0 <= float(folder.run("python3 example.py").splitlines()[-1]) <= 1
+
+
+def test_make_demo_runs_public_commands(folder: Folder):
+    """`make demo` itself, after the set-up that made this environment."""
+    listed = folder.run(f"make --dry-run demo BIN={folder.path.parent}/bin INSTALLED=Makefile")
+    commands = listed.replace("\\\n", " ").splitlines()
+    assert ["synthetic" in command for command in commands] == [True, True, False, False]
+    for command in commands:
+        assert "pip" not in command
+        folder.run(command)
+    assert list((folder.path / "runs" / "demo" / "model" / "predictions").glob("*.png"))

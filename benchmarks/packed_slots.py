@@ -12,8 +12,8 @@ import pathlib
 import statistics
 import time
 
-import numpy as np
 import tensorflow as tf
+from support.scenes import random_batch
 
 from official_maskrcnn import build_task, load_experiment
 from official_maskrcnn.training.strategy import silence_crop_warnings
@@ -24,28 +24,6 @@ _OVERRIDES = (
     "task.model.mask_head.class_agnostic=true,task.model.mask_roi_aligner.crop_size=32,"
     "task.model.use_gt_boxes_for_masks=true,task.model.input_size=[{size},{size},3]"
 )
-
-
-def _batch(size: int, slots: int, instances: int) -> dict[str, tf.Tensor]:
-    """Two images with the same instances, whatever the number of slots."""
-    rng = np.random.default_rng(0)
-    boxes = np.full((2, slots, 4), -1.0, "f")
-    starts = rng.uniform(0, 0.6 * size, (2, instances, 2))
-    boxes[:, :instances] = np.concatenate(
-        [starts, starts + rng.uniform(0.1 * size, 0.4 * size, (2, instances, 2))], axis=-1
-    )
-    classes = np.full((2, slots), -1, "i")
-    classes[:, :instances] = rng.integers(1, 91, (2, instances))
-    return {
-        "image": tf.constant(rng.normal(size=(2, size, size, 3)), tf.float32),
-        "image_info": tf.constant([[[size, size], [size, size], [1, 1], [0, 0]]] * 2, tf.float32),
-        "source_id": tf.constant([1, 2], tf.int64),
-        "boxes": tf.constant(boxes),
-        "classes": tf.constant(classes),
-        "masks": tf.constant(rng.integers(0, 2, (2, slots, 112, 112)), tf.uint8),
-        "mask_valid": tf.constant(classes > 0),
-        "num_truncated": tf.zeros([2], tf.int32),
-    }
 
 
 def main() -> None:
@@ -63,7 +41,13 @@ def main() -> None:
     model = task.build_model()
     optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
     step = tf.function(lambda batch: task.train_step(batch, model, optimizer))
-    batches = {n: _batch(arguments.size, n, arguments.instances) for n in (20, 100)}
+    batches = {
+        slots: tf.nest.map_structure(
+            tf.constant,
+            random_batch(arguments.size, arguments.size, 2, arguments.instances, slots),
+        )
+        for slots in (20, 100)
+    }
     seconds: dict[int, list[float]] = {slots: [] for slots in batches}
     for repeat in range(arguments.repeats + 1):
         for slots, batch in batches.items():

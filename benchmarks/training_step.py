@@ -1,0 +1,147 @@
+"""Training step, its memory, and the time to the first one: tf-models-official against ours.
+
+    python benchmarks/training_step.py [--repeats 5]
+
+Both train the same configuration on the same batch of random images with 7 instances each, in
+float32, in turn in one run. Writes training_step.csv beside.
+"""
+
+import argparse
+import sys
+
+from support.scenes import random_batch
+from support.sides import alternate, report, serve
+
+_HOURGLASS = (
+    "task.model.mask_head.convnet_variant=hourglass52,task.model.mask_head.num_filters=64,"
+    "task.model.mask_head.class_agnostic=true,task.model.mask_roi_aligner.crop_size=32,"
+    "task.model.use_gt_boxes_for_masks=true"
+)
+_CASES = {  # configuration, side of the images
+    "hourglass52 on ground-truth boxes": (_HOURGLASS, 512),
+    "default head on proposals": ("", 512),
+    "hourglass52, first step": (_HOURGLASS, 256),
+}
+_BATCH = 2
+
+
+def _experiment(case: str):
+    from official_maskrcnn import load_experiment
+
+    changes, size = _CASES[case]
+    common = (
+        f"task.init_checkpoint=null,task.model.input_size=[{size},{size},3],"
+        "runtime.mixed_precision_dtype=null"
+    )
+    return load_experiment(
+        "deep_mask_head_rcnn_resnetfpn_coco", overrides=f"{common},{changes}".rstrip(",")
+    )
+
+
+def _serve_ours(case: str) -> None:
+    import tensorflow as tf
+
+    from official_maskrcnn import build_task
+    from official_maskrcnn.training.strategy import silence_crop_warnings
+
+    silence_crop_warnings()
+    experiment = _experiment(case)
+    task = build_task(experiment)
+    model = task.build_model()
+    optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
+    step = tf.function(lambda batch: task.train_step(batch, model, optimizer))
+    size = _CASES[case][1]
+    batch = tf.nest.map_structure(tf.constant, random_batch(size, size, _BATCH, instances=7))
+    serve(lambda: {"loss": float(step(batch)["total_loss"])})
+
+
+def _serve_reference(case: str) -> None:
+    import tensorflow as tf
+    from official.modeling import optimization
+    from official.projects.deepmac_maskrcnn.configs import deep_mask_head_rcnn as configs
+    from official.projects.deepmac_maskrcnn.tasks import deep_mask_head_rcnn as tasks
+
+    changes, size = _CASES[case]
+    config = configs.deep_mask_head_rcnn_resnetfpn_coco()
+    config.task.model.input_size = [size, size, 3]
+    model_config = config.task.model
+    if changes:
+        model_config.use_gt_boxes_for_masks = True
+        model_config.mask_roi_aligner.crop_size = 32
+        head = {"convnet_variant": "hourglass52", "num_filters": 64, "class_agnostic": True}
+        model_config.mask_head.override(head)
+    task = tasks.DeepMaskHeadRCNNTask(config.task)
+    model = task.build_model()
+    factory = optimization.OptimizerFactory(config.trainer.optimizer_config)
+    optimizer = factory.build_optimizer(factory.build_learning_rate())
+    step = tf.function(lambda images, labels: task.train_step((images, labels), model, optimizer))
+    images, labels = _reference_batch(size, config.task)
+    serve(lambda: {"loss": float(step(images, labels)["loss"])})
+
+
+def _reference_batch(size: int, config):
+    """The same batch as the reference's parser gives it, which labels the anchors."""
+    import tensorflow as tf
+    from official.vision.ops import anchor
+
+    batch = random_batch(size, size, _BATCH, instances=7)
+    model, parser = config.model, config.train_data.parser
+    anchors = anchor.build_anchor_generator(
+        min_level=model.min_level,
+        max_level=model.max_level,
+        num_scales=model.anchor.num_scales,
+        aspect_ratios=model.anchor.aspect_ratios,
+        anchor_size=model.anchor.anchor_size,
+    )(image_size=(size, size))
+    labeler = anchor.RpnAnchorLabeler(
+        parser.rpn_match_threshold,
+        parser.rpn_unmatched_threshold,
+        parser.rpn_batch_size_per_im,
+        parser.rpn_fg_fraction,
+    )
+    images = []
+    for boxes, classes in zip(batch["boxes"], batch["classes"], strict=True):
+        real = classes > 0
+        scores, offsets = labeler.label_anchors(
+            anchors, tf.constant(boxes[real]), tf.constant(classes[real, None], tf.float32)
+        )
+        images.append({"rpn_score_targets": scores, "rpn_box_targets": offsets})
+    labels = tf.nest.map_structure(lambda *parts: tf.stack(parts), *images)
+    labels |= {
+        "anchor_boxes": tf.nest.map_structure(lambda level: tf.stack([level] * _BATCH), anchors),
+        "image_info": tf.constant(batch["image_info"]),
+        "gt_boxes": tf.constant(batch["boxes"]),
+        "gt_classes": tf.constant(batch["classes"]),
+        "gt_outer_boxes": tf.constant(batch["boxes"]),
+        "gt_masks": tf.constant(batch["masks"], tf.float32),
+    }
+    return tf.constant(batch["image"]), labels
+
+
+_SIDES = {"reference": _serve_reference, "ours": _serve_ours}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=_CASES, default=list(_CASES))
+    parser.add_argument("--side", choices=_SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        _SIDES[arguments.side](*arguments.cases)
+        return
+
+    rows = []
+    for case in arguments.cases:
+        command = [sys.executable, __file__, "--cases", case, "--side"]
+        measured = alternate({s: [*command, s] for s in _SIDES}, arguments.repeats, case)
+        reference, ours = measured["reference"], measured["ours"]
+        for what in ("seconds", "peak_mb", "first_seconds"):
+            pair = (reference[what], ours[what])
+            rows.append((case, _CASES[case][1], what, *pair, pair[0] / pair[1]))
+        rows.append((case, _CASES[case][1], "total loss", reference["loss"], ours["loss"], ""))
+    report(__file__, ("case", "size", "what", "reference", "ours", "reference / ours"), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 
 import cv2
 import numpy as np
@@ -389,3 +390,15 @@ def test_masks_survive_their_png():
     np.testing.assert_array_equal(images.decode_mask(png), mask > 0)
     np.testing.assert_array_equal(images.decode_mask(images.encode_mask(mask * 255)), mask > 0)
     assert images.decode_mask(b"") is None and images.decode_mask(b"x") is None
+
+
+@pytest.mark.parametrize("rows", [(0, 0), (0, 1), (7, 20), (299, 300), (0, 300)])
+def test_png_of_a_mask_has_a_valid_stream(rows):
+    mask = np.zeros([300, 411], np.uint8)
+    mask[slice(*rows), 5:400:3] = 1
+    png = images.encode_mask(mask)
+    stream = png[png.index(b"IDAT") + 4 : png.rindex(b"IEND") - 8]
+    lines = np.frombuffer(zlib.decompress(stream), np.uint8).reshape(300, 412)  # of the right sum
+    np.testing.assert_array_equal(lines[:, 1:], mask)
+    assert not lines[:, 0].any()
+    np.testing.assert_array_equal(images.decode_mask(png), mask > 0)

@@ -1,0 +1,154 @@
+"""Inference on one photograph, to boxes and full-size masks as RLE: tf-models-official and ours.
+
+    python benchmarks/inference.py [--repeats 7]
+
+ResNet-50 with hourglass52, an image of 800x1088 in an input of 832x1088, 15 detections, float32.
+All sides have the same random weights, and take turns in one run. `same numerics` is ours with
+task.model.compatibility=model_garden: its detections are those of the reference. Writes
+inference.csv beside.
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+from support.sides import alternate, report, serve
+
+_HEIGHT, _WIDTH, _PADDED = 800, 1088, 832
+_DETECTIONS = 15
+_CHANGES = (
+    f"task.init_checkpoint=null,task.model.input_size=[{_PADDED},{_WIDTH},3],"
+    "task.model.mask_head.convnet_variant=hourglass52,task.model.mask_head.num_filters=64,"
+    "task.model.mask_head.class_agnostic=true,task.model.mask_roi_aligner.crop_size=32,"
+    "runtime.mixed_precision_dtype=null"
+)
+
+
+def _inputs():
+    import tensorflow as tf
+
+    image = np.random.default_rng(1).normal(size=(1, _PADDED, _WIDTH, 3)).astype("f")
+    image[:, _HEIGHT:] = 0
+    size = [_HEIGHT, _WIDTH]
+    info = np.array([[size, [_PADDED, _WIDTH], [1, 1], [0, 0]]], "f")
+    return tf.constant(image), tf.constant(info)
+
+
+def _experiment(*changes: str):
+    from official_maskrcnn import load_experiment
+
+    return load_experiment(
+        "deep_mask_head_rcnn_resnetfpn_coco", overrides=",".join([_CHANGES, *changes])
+    )
+
+
+def _numbers(scores: np.ndarray, rles: list) -> dict[str, float]:
+    """What shows that two sides found the same."""
+    from pycocotools import mask as coco_mask
+
+    areas = coco_mask.area(rles)
+    return {"detections": len(rles), "scores": float(scores.sum()), "areas": float(areas.sum())}
+
+
+def _serve_reference(folder: pathlib.Path) -> None:
+    import tensorflow as tf
+    from official.vision.ops import mask_ops
+    from pycocotools import mask as coco_mask
+
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+    from tests.modeling.reference import build_reference, randomize
+
+    _, model = build_reference(_experiment().task)
+    randomize(model)
+    tf.train.Checkpoint(model=model).write(str(folder / "weights"))
+    image, info = _inputs()
+    predict = tf.function(lambda: model(image, image_shape=info[:, 1], training=False))
+    # The threshold that leaves the wanted number of detections, half-way to the next score.
+    options = model.detection_generator._config_dict
+    options["pre_nms_score_threshold"] = 0.0
+    scores = model(image, image_shape=info[:, 1], training=False)["detection_scores"].numpy()[0]
+    threshold = float(scores[_DETECTIONS - 1 : _DETECTIONS + 1].mean())
+    options["pre_nms_score_threshold"] = threshold
+    (folder / "threshold").write_text(repr(threshold))
+
+    def infer() -> dict[str, float]:
+        outputs = {key: value for key, value in predict().items() if key in _READ}
+        count = int(outputs["num_detections"][0])
+        found = {key: outputs[key][0, :count].numpy() for key in _READ[1:]}
+        y1, x1, y2, x2 = found["detection_boxes"].T
+        boxes = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+        masks = mask_ops.paste_instance_masks(found["detection_masks"], boxes, _HEIGHT, _WIDTH)
+        rles = [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
+        return _numbers(found["detection_scores"], rles)
+
+    serve(infer)
+
+
+_READ = ("num_detections", "detection_boxes", "detection_scores", "detection_masks")
+
+
+def _serve_ours(folder: pathlib.Path, compatibility: str = "none") -> None:
+    import tensorflow as tf
+
+    from official_maskrcnn import build_task
+    from official_maskrcnn.evaluation.pasting import rle_from_crops
+
+    experiment = _experiment(
+        f"task.model.compatibility={compatibility}",
+        f"task.model.detection_generator.pre_nms_score_threshold={_threshold(folder)}",
+    )
+    model = build_task(experiment).build_model()
+    tf.train.Checkpoint(model=model).read(str(folder / "weights")).expect_partial()
+    image, info = _inputs()
+    predict = tf.function(lambda: model(image, info, training=False))
+
+    def infer() -> dict[str, float]:
+        outputs = predict()
+        count = int(outputs["num_detections"][0])
+        found = {key: outputs[key][0, :count].numpy() for key in _READ[1:]}
+        rles = rle_from_crops(found["detection_masks"], found["detection_boxes"], _HEIGHT, _WIDTH)
+        return _numbers(found["detection_scores"], rles)
+
+    serve(infer)
+
+
+def _threshold(folder: pathlib.Path) -> str:
+    return (folder / "threshold").read_text()
+
+
+_SIDES = {
+    "reference": _serve_reference,
+    "ours": _serve_ours,
+    "ours, same numerics": lambda folder: _serve_ours(folder, "model_garden"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--side", choices=_SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        _SIDES[arguments.side](arguments.folder)
+        return
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--folder", folder, "--side"]
+        measured = alternate({s: [*command, s] for s in _SIDES}, arguments.repeats, "inference")
+    seconds = measured["reference"]["seconds"]
+    rows = [
+        (
+            *(name, m["seconds"], seconds / m["seconds"], m["peak_mb"]),
+            *(int(m["detections"]), m["scores"], m["areas"]),
+        )
+        for name, m in measured.items()
+    ]
+    header = ("side", "seconds", "reference / this", "peak MB", "detections", "scores", "areas")
+    report(__file__, header, rows)
+
+
+if __name__ == "__main__":
+    main()

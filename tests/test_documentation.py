@@ -1,6 +1,7 @@
 """Commands in the README and on the help pages run: shortened, or (slow) as they stand."""
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import re
@@ -50,8 +51,11 @@ class Folder:
         }
         self._ran: set[str] = set()
 
-    def run(self, command: str) -> str:
-        """Runs a command of a shell, once; what it writes to standard output."""
+    def run(self, command: str, refusal: str = "") -> str:
+        """Runs a command of a shell, once; what it writes to standard output.
+
+        With `refusal`, the command must end in that message.
+        """
         if command in self._ran:
             return ""
         self._ran.add(command)
@@ -63,7 +67,9 @@ class Folder:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        output = f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        assert done.returncode == (2 if refusal else 0), output
+        assert refusal in done.stderr, output
         return done.stdout
 
 
@@ -117,11 +123,17 @@ def test_every_help_page_says_what_it_is_for_and_ends_in_two_examples():
             assert example.startswith(f"python3 -m official_maskrcnn {verb}"), example
 
 
+def _refusal(command: str) -> str:
+    """What a command says that needs an extra which is not installed."""
+    needs_compiler = "tpu-check" in command and importlib.util.find_spec("libtpu") is None
+    return "pip install 'official-maskrcnn[tpu-check]'" if needs_compiler else ""
+
+
 @pytest.mark.parametrize("verb", _PAGES)
 def test_the_examples_of_a_help_page_run(verb: str, folder: Folder):
     for page in (*_NEEDS.get(verb, ()), verb):
         for example in _examples(page):
-            folder.run(example)
+            folder.run(example, _refusal(example))
 
 
 def _blocks(language: str) -> list[str]:
@@ -140,7 +152,7 @@ def at_home(folder: Folder) -> Callable[[str], str]:
         (data / f"instances_{split}.json").symlink_to(data / split / "instances.json")
 
     def place(text: str) -> str:
-        text = text.replace("num_classes: 13 ", "num_classes: 41 ")  # the synthetic categories
+        text = text.replace("num_classes: 13 ", "num_classes: 30 ")  # the synthetic categories
         return (
             re.sub(r"/data/(train|val)(?=[\s\n])", rf"{data}/\1/images", text)
             .replace("/data/instances", f"{data}/instances")
@@ -161,7 +173,7 @@ def test_the_readme_has_commands():
 
 @pytest.mark.parametrize("command", [c for c in _COMMANDS if c != "make demo"])
 def test_the_commands_of_the_readme_run(command: str, folder: Folder, at_home):
-    folder.run(at_home(command))
+    folder.run(at_home(command), _refusal(command))
 
 
 def test_the_readme_s_python_runs(folder: Folder, at_home):

@@ -241,7 +241,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _are_finite(values: list[Any]) -> bool:
+    # Polygons have many values, and JSON only two types of numbers.
+    are_numbers = set(map(type, values)) <= {int, float} or all(map(_is_number, values))
     try:
-        return all(map(_is_number, values)) and bool(np.isfinite(np.asarray(values, float)).all())
+        return are_numbers and bool(np.isfinite(np.asarray(values, float)).all())
     except OverflowError:  # an integer that no float can hold
         return False

@@ -1,7 +1,10 @@
 """Image files in, checked to the last byte, ready to be stored in a record."""
 
+import functools
 import io
 import pathlib
+import struct
+import zlib
 from typing import NamedTuple
 
 import cv2
@@ -11,6 +14,8 @@ import PIL.Image
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG followed by more pictures, as some phones write it
 _PNG_BIT_DEPTH = 24  # place of this byte in the file
 _PNG_END = b"IEND\xaeB`\x82"
+_RAW_DEFLATE = -15  # wbits: without header and checksum
+_ADLER_BASE = 65521
 
 
 class StoredImage(NamedTuple):
@@ -88,14 +93,52 @@ def check_image(encoded: bytes) -> StoredImage:
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
-    """PNG of a mask: uint8 [h, w] in {0, 1}."""
-    # Runs of equal pixels are all there is to find in a mask: three times as fast as the default.
-    options = [
-        *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-        *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
+    """PNG of a mask: uint8 [h, w] in {0, 1}.
+
+    Most rows of most masks are empty. They are not compressed but put together from pieces that
+    are compressed once, which takes a third of the time of `cv2.imencode`.
+    """
+    height, width = mask.shape
+    _, top, _, num_rows = cv2.boundingRect(mask)
+    rows = np.zeros([num_rows, 1 + width], np.uint8)  # each begins with the number of its filter
+    rows[:, 1:] = mask[top : top + num_rows]
+    above, below = (count * (1 + width) for count in (top, height - top - num_rows))
+    # Runs of equal pixels are all there is to find in a mask.
+    deflate = zlib.compressobj(1, zlib.DEFLATED, _RAW_DEFLATE, strategy=zlib.Z_RLE)
+    stream = [
+        b"\x78\x01",
+        _deflated_zeros(above),
+        deflate.compress(rows.data),
+        deflate.flush(zlib.Z_FULL_FLUSH),
+        _deflated_zeros(below),
+        b"\x03\x00",  # an empty last block
+        struct.pack(">I", _checksum(above, rows, below)),
     ]
-    _, png = cv2.imencode(".png", mask, options)
-    return png.tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, grey
+    chunks = ((b"IHDR", header), (b"IDAT", b"".join(stream)), (b"IEND", b""))
+    return b"".join([b"\x89PNG\r\n\x1a\n", *(_png_chunk(*chunk) for chunk in chunks)])
+
+
+def _deflated_zeros(count: int) -> bytes:
+    """A part of a deflate stream, of whole bytes, that stands for `count` zeros."""
+    return b"".join(_deflated_piece(i) for i in range(count.bit_length()) if count >> i & 1)
+
+
+@functools.cache
+def _deflated_piece(exponent: int) -> bytes:
+    deflate = zlib.compressobj(9, zlib.DEFLATED, _RAW_DEFLATE)
+    return deflate.compress(bytes(1 << exponent)) + deflate.flush(zlib.Z_FULL_FLUSH)
+
+
+def _checksum(zeros_before: int, rows: np.ndarray, zeros_after: int) -> int:
+    """Adler-32 of zeros, rows and zeros (https://www.rfc-editor.org/rfc/rfc1950, section 8.2)."""
+    checksum = zlib.adler32(rows.data, zeros_before % _ADLER_BASE << 16 | 1)
+    high, low = checksum >> 16, checksum & 0xFFFF
+    return (high + zeros_after * low) % _ADLER_BASE << 16 | low
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def decode_mask(png: bytes) -> np.ndarray | None:

@@ -5,13 +5,12 @@ import json
 
 import pytest
 import rich.console
-import tensorflow as tf
 
 from official_maskrcnn import UserError
 from official_maskrcnn.cli.main import main
 from official_maskrcnn.training import tpu_check, tpu_compiler
-from official_maskrcnn.training.tpu_compiler import Buffer, CompileError, Program
-from official_maskrcnn.training.tpu_topology import GENERATIONS, GIB, parse_topology
+from official_maskrcnn.training.tpu_compiler import Buffer, Program
+from official_maskrcnn.training.tpu_topology import GIB, parse_topology
 
 _RESNET = "deep_mask_head_rcnn_resnetfpn_coco"
 _TINY = (

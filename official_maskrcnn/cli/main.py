@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from official_maskrcnn.cli import data, environment, experiments, jobs
+from official_maskrcnn.cli import data, environment, experiments, jobs, tpu_check
 from official_maskrcnn.cli.arguments import VerbParser
 from official_maskrcnn.errors import UserError
 
@@ -44,6 +44,6 @@ def command_parser() -> VerbParser:
         "Instance segmentation when boxes are plenty and masks are few.",
         epilog="train.py takes Model Garden's flags: python3 train.py --help",
     )
-    for verbs in (experiments, jobs, data, environment):
+    for verbs in (experiments, jobs, tpu_check, data, environment):
         verbs.add_verbs(parser)
     return parser

@@ -240,7 +240,7 @@ def trace(experiment: ExperimentConfig, batch_size: int, instances: int) -> Trac
     """Builds the model, with random weights, and traces its steps; arguments as for `analyze`."""
     experiment = _with_static_shapes(experiment, instances)
     task = MaskRCNNTask(experiment.task, experiment.runtime)
-    with _precision(experiment.runtime.mixed_precision_dtype):
+    with precision(experiment.runtime.mixed_precision_dtype):
         model = task.build_model()
         optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
         # A step that creates variables would be traced twice.
@@ -251,11 +251,11 @@ def trace(experiment: ExperimentConfig, batch_size: int, instances: int) -> Trac
         data = experiment.task
         inference = _trace(
             lambda batch: task.eval_step(batch, model),
-            _batch_spec(experiment, data.validation_data, batch_size),
+            batch_spec(experiment, data.validation_data, batch_size),
         )
         training = _trace(
             lambda batch: task.train_step(batch, model, optimizer),
-            _batch_spec(experiment, data.train_data, batch_size),
+            batch_spec(experiment, data.train_data, batch_size),
         )
     _fill_shapes(inference, batch_size * _detections(experiment))
     return TracedSteps(inference, training, model)
@@ -277,7 +277,8 @@ def _with_static_shapes(experiment: ExperimentConfig, instances: int) -> Experim
 
 
 @contextlib.contextmanager
-def _precision(dtype: str | None) -> Iterator[None]:
+def precision(dtype: str | None) -> Iterator[None]:
+    """Models built inside have `runtime.mixed_precision_dtype`; the policy before returns after."""
     before = tf_keras.mixed_precision.global_policy()
     is_mixed = dtype in ("bfloat16", "float16")
     tf_keras.mixed_precision.set_global_policy(f"mixed_{dtype}" if is_mixed else "float32")
@@ -287,10 +288,10 @@ def _precision(dtype: str | None) -> Iterator[None]:
         tf_keras.mixed_precision.set_global_policy(before)
 
 
-def _batch_spec(
+def batch_spec(
     experiment: ExperimentConfig, data: DataConfig, batch_size: int
 ) -> dict[str, tf.TensorSpec]:
-    """What `data.pipeline.build_dataset` gives."""
+    """Shapes and dtypes of a batch as `data.pipeline.build_dataset` gives it, by entry."""
     n, side = data.parser.max_num_instances, data.parser.mask_crop_size
     entries: dict[str, tuple[list[int], Any]] = {
         "image": (experiment.task.model.input_size, tf.as_dtype(data.dtype)),

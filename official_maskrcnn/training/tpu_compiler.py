@@ -1,0 +1,210 @@
+"""TensorFlow functions compiled ahead of time for a TPU, on a machine that has none.
+
+TensorFlow lowers the function to XLA's HLO, and the TPU compiler of the package libtpu, reached
+through JAX, compiles that for one device of a topology.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import compiler_ir
+
+from official_maskrcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxlib.mlir import ir
+
+_EXTRA = "tpu-check"
+_PACKAGES = ("jax", "jaxlib", "libtpu")
+# The compiler needs no TPU, and must neither look for one nor ask Google Cloud for its name.
+_NO_TPU = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+_SIZE = r"([\d.]+)([BKMGT])"
+_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class CompileError(UserError):
+    """A function that the TPU compiler, or TensorFlow on the way to it, refuses."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """Memory of one array of a program.
+
+    Attributes:
+      bytes: with padding.
+      shape: as the compiler writes it, with its layout.
+      operation: of the model that it belongs to, as far as the compiler knows.
+    """
+
+    bytes: int
+    shape: str
+    operation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler says of a compiled function; all of one device.
+
+    A program that does not fit has only `total_bytes` and `largest_buffers`.
+
+    Attributes:
+      fits: whether the device has the memory.
+      total_bytes: memory in all.
+      argument_bytes: of the arguments, variables included.
+      output_bytes: of the results, variables included.
+      shared_bytes: of the results that take the place of arguments.
+      temporary_bytes: of everything between.
+      flops: floating point operations.
+      bytes_accessed: read from memory and written to it.
+      largest_buffers: the largest arrays, if the compiler tells them.
+    """
+
+    fits: bool
+    total_bytes: int
+    argument_bytes: int | None = None
+    output_bytes: int | None = None
+    shared_bytes: int | None = None
+    temporary_bytes: int | None = None
+    flops: float | None = None
+    bytes_accessed: float | None = None
+    largest_buffers: tuple[Buffer, ...] = ()
+
+    @property
+    def new_output_bytes(self) -> int | None:
+        """Memory of the results beyond that of the arguments whose place they take."""
+        if self.output_bytes is None or self.shared_bytes is None:
+            return None
+        return self.output_bytes - self.shared_bytes
+
+
+def require_compiler() -> None:
+    """Raises a `UserError` that names the extra if the compiler is not installed."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"compiling for a TPU needs {', '.join(missing)}: "
+            f"pip install 'official-maskrcnn[{_EXTRA}]'"
+        )
+
+
+def compile_function(function: tf.types.experimental.ConcreteFunction, topology: str) -> Program:
+    """Compiles a function for one device.
+
+    Args:
+      function: its shapes are static; created with `jit_compile=True`.
+      topology: in the compiler's own words, such as v3:2x2x1.
+
+    Raises:
+      UserError: the compiler is not installed.
+      CompileError: some operation does not compile; the message names it.
+    """
+    require_compiler()
+    try:
+        hlo = compiler_ir.from_concrete_function(function)(stage="hlo_serialized")
+    except tf.errors.OpError as error:
+        raise CompileError(_refusal(error.message)) from error
+    return _compile(hlo, topology)
+
+
+def _compile(hlo: bytes, topology: str) -> Program:
+    os.environ.update({name: os.environ.get(name, value) for name, value in _NO_TPU.items()})
+    import jax.errors
+    from jax.experimental import topologies
+    from jax.interpreters import mlir
+    from jaxlib import xla_client
+    from jaxlib.mlir import ir
+
+    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    options = xla_client.CompileOptions()
+    with mlir.make_ir_context():
+        module = ir.Module.parse(xla_client._xla.mlir.hlo_to_stablehlo(hlo))
+        _drop_copies(module)
+        try:
+            executable = device.client.compile(
+                module, xla_client.DeviceList((device,)), compile_options=options
+            )
+        except jax.errors.JaxRuntimeError as error:
+            return _too_large(str(error))
+    return _describe(executable)
+
+
+def _drop_copies(module: "ir.Module") -> None:
+    """Takes out the one operation of TensorFlow's lowering that StableHLO does not have."""
+    from jaxlib.mlir import ir
+
+    copies = []
+
+    def find(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == "mhlo.copy":
+            copies.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(find)
+    for copy in copies:
+        copy.result.replace_all_uses_with(copy.operands[0])
+        copy.operation.erase()
+
+
+def _describe(executable: Any) -> Program:
+    memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
+    return Program(
+        fits=True,
+        total_bytes=(
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+        ),
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        shared_bytes=memory.alias_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+    )
+
+
+def _refusal(message: str) -> str:
+    """What TensorFlow's lowering says, as: which operation, where in the model, why."""
+    found = re.findall(r"(\w+) \((No registered .*?)\)\{\{node ([^}]+)\}\}", message)
+    if not found:
+        return f"the step does not compile: {message}"
+    lines = [f"  {operation} at {node}" for operation, _, node in dict.fromkeys(found)]
+    return "\n".join(["operations that have no version for XLA:", *lines])
+
+
+def _too_large(message: str) -> Program:
+    """The program that the compiler has no memory for, from its message.
+
+    Raises:
+      CompileError: the message says something else.
+    """
+    total = re.search(rf"Total hbm usage >= {_SIZE}", message)
+    if total is None:
+        raise CompileError(f"the TPU compiler refuses the step: {message}")
+    buffers = []
+    for size, unit, text in re.findall(rf"\d+\. Size: {_SIZE}\n(.*?)={{5,}}", message, re.DOTALL):
+        shape = re.search(r"Shape: (\S+)", text)
+        operation = re.search(r'op_name="([^"]*)"', text)
+        buffers.append(
+            Buffer(
+                _to_bytes(size, unit),
+                shape[1] if shape else "",
+                operation[1] if operation else "",
+            )
+        )
+    return Program(False, _to_bytes(total[1], total[2]), largest_buffers=tuple(buffers))
+
+
+def _to_bytes(number: str, unit: str) -> int:
+    return round(float(number) * _UNITS[unit])

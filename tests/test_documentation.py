@@ -7,7 +7,8 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,8 @@ def _shortened(command: str) -> str:
         return f"{command} --params_override='{_SHORT}'"
     if re.search(r" (train|eval) .*--config_file", command):
         return f"{command} '{_SHORT}'"
+    if re.search(r"official_maskrcnn (train|eval) ", command):  # short by itself
+        return f"{command} --params_override=trainer.validation_steps=2,runtime.run_eagerly=true"
     return command
 
 
@@ -123,13 +126,22 @@ def test_every_help_page_says_what_it_is_for_and_ends_in_two_examples():
             assert example.startswith(f"python3 -m official_maskrcnn {verb}"), example
 
 
+_SLOW = re.compile("train.py|analyze")  # half a minute and more, even shortened
+
+
+def _marked(texts: Iterable[str]) -> list[Any]:
+    return [
+        pytest.param(text, marks=pytest.mark.slow) if _SLOW.search(text) else text for text in texts
+    ]
+
+
 def _refusal(command: str) -> str:
     """What a command says that needs an extra which is not installed."""
     needs_compiler = "tpu-check" in command and importlib.util.find_spec("libtpu") is None
     return "pip install 'official-maskrcnn[tpu-check]'" if needs_compiler else ""
 
 
-@pytest.mark.parametrize("verb", _PAGES)
+@pytest.mark.parametrize("verb", _marked(_PAGES))
 def test_the_examples_of_a_help_page_run(verb: str, folder: Folder):
     for page in (*_NEEDS.get(verb, ()), verb):
         for example in _examples(page):
@@ -171,11 +183,12 @@ def test_the_readme_has_commands():
     assert len(_COMMANDS) >= 10
 
 
-@pytest.mark.parametrize("command", [c for c in _COMMANDS if c != "make demo"])
+@pytest.mark.parametrize("command", _marked(c for c in _COMMANDS if c != "make demo"))
 def test_the_commands_of_the_readme_run(command: str, folder: Folder, at_home):
     folder.run(at_home(command), _refusal(command))
 
 
+@pytest.mark.slow
 def test_the_readme_s_python_runs(folder: Folder, at_home):
     (code,) = _blocks("python")
     if folder.shorten:
@@ -185,9 +198,12 @@ def test_the_readme_s_python_runs(folder: Folder, at_home):
     assert 0 <= float(folder.run("python3 example.py").splitlines()[-1]) <= 1
 
 
+@pytest.mark.slow
 def test_make_demo_runs_public_commands(folder: Folder):
     """`make demo` itself, after the set-up that made this environment."""
-    listed = folder.run(f"make --dry-run demo BIN={folder.path.parent}/bin INSTALLED=Makefile")
+    listed = folder.run(
+        f"make --dry-run demo BIN={folder.path.parent}/bin INSTALLED={folder.path.parent}/bin/python"
+    )
     commands = listed.replace("\\\n", " ").splitlines()
     assert ["synthetic" in command for command in commands] == [True, True, False, False]
     for command in commands:

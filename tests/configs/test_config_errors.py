@@ -82,5 +82,6 @@ def test_every_message_about_a_field_says_where_it_was_set(script: types.ModuleT
             if not message.split(" in the configuration ")[0].endswith(("fault", "faults")):
                 continue
             origins = ("--params_override", "--tpu", "mine.yaml", "missing.yaml", "photos/")
+            origins += (f"experiment {case.experiment}",)
             for line in message.splitlines()[1:]:
                 assert any(origin in line.split(": ")[0] for origin in origins), (case, line)

@@ -195,7 +195,7 @@ def test_every_experiment_and_file_loads_survives_saving_and_builds(tmp_path: pa
         backbone = experiment.task.model.backbone.type
         small = (
             f"task.model.input_size=[128,128,3],task.init_checkpoint=null,"
-            f"task.model.backbone.{backbone}.model_id={smallest[backbone]!r}"
+            f"task.model.backbone.{backbone}.model_id={smallest[backbone]}"
         )
         model = build_task(load_experiment(name, files, small)).build_model()
         head = model.config.mask_head.convnet_variant

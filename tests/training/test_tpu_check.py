@@ -104,10 +104,11 @@ def test_the_step_takes_as_long_as_the_slower_of_computing_and_memory():
 
 
 def _printed(check: tpu_check.TPUCheck) -> str:
+    """The tables, without the line breaks of titles and captions."""
     console = rich.console.Console(width=160)
     with console.capture() as capture:
         console.print(*check.tables())
-    return capture.get()
+    return " ".join(capture.get().split())
 
 
 def test_json_and_tables_give_the_same():
@@ -175,16 +176,34 @@ def compiler(monkeypatch):
 
 
 def test_the_verb_compiles_each_core_s_share_and_finds_the_largest(compiler, capsys):
-    batch = "task.train_data.global_batch_size=32"
-    arguments = ["tpu-check", _RESNET, "--topology", "v3-8", *_TINY, batch]
-    assert main([*arguments, "--find-batch", "--json"]) == 0
+    arguments = ["tpu-check", _RESNET, "--topology", "v3-8", *_TINY]
+    batch = "task.train_data.global_batch_size={}"
+    assert main([*arguments, batch.format(32), "--find-batch", "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert (numbers["batch_size"], numbers["largest_batch"]) == (4, 5)
     assert sorted(compiler) == [4, 5, 6, 8]
 
     compiler.clear()
-    assert main([*arguments, "task.train_data.global_batch_size=64"]) == 2
+    assert main([*arguments, batch.format(64)]) == 2
     captured = capsys.readouterr()
     assert compiler == [8]
     assert "24.00" in captured.out
     assert "needs 24.00 GiB" in captured.err and "--find-batch" in captured.err
+
+
+if importlib.util.find_spec("libtpu") is not None:
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("step", ["training", "inference"])
+    def test_a_tiny_model_really_compiles(step, capsys):
+        batch = "task.train_data.global_batch_size=8,task.validation_data.global_batch_size=8"
+        arguments = ["tpu-check", _RESNET, "--topology", "v3-8", *_TINY, batch, "--json"]
+        assert main([*arguments, *(["--inference"] if step == "inference" else [])]) == 0
+        numbers = json.loads(capsys.readouterr().out)
+        assert numbers["step"] == step and numbers["batch_size"] == 1
+        assert numbers["fits"] is True and numbers["flops"] > 1e8
+        parts = ("argument_bytes", "output_bytes", "temporary_bytes")
+        assert numbers["total_bytes"] == (
+            sum(numbers[part] for part in parts) - numbers["shared_bytes"]
+        )
+        assert 2**20 < numbers["total_bytes"] < 2**30

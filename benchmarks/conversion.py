@@ -16,7 +16,8 @@ import pathlib
 import sys
 import tempfile
 
-from support.sides import Measurement, alternate, report, serve
+from support.serve import Measurement, serve
+from support.sides import alternate, report
 
 _SHARDS = 32
 _AIM = 2

@@ -27,7 +27,8 @@ from collections.abc import Iterator
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from support.sides import Measurement, Side, report, serve
+from support.serve import Measurement, serve
+from support.sides import Side, report
 
 _HEIGHT, _WIDTH = 480, 640
 _DETECTIONS = 100

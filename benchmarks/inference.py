@@ -14,7 +14,8 @@ import sys
 import tempfile
 
 import numpy as np
-from support.sides import alternate, report, serve
+from support.serve import serve
+from support.sides import alternate, report
 
 _HEIGHT, _WIDTH, _PADDED = 800, 1088, 832
 _DETECTIONS = 15

@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from support.sides import Measurement, alternate, report, serve
+from support.serve import Measurement, serve
+from support.sides import alternate, report
 
 _SIZE, _BATCH, _MASK_SIZE = 1024, 2, 112
 _SHUFFLED = 64  # records that are shuffled at a time; by default more than there are

@@ -16,7 +16,6 @@ import tensorflow as tf
 from support.scenes import random_batch
 
 from official_maskrcnn import build_task, load_experiment
-from official_maskrcnn.training.strategy import silence_crop_warnings
 
 _OVERRIDES = (
     "task.init_checkpoint=null,runtime.mixed_precision_dtype=null,"
@@ -33,7 +32,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
 
-    silence_crop_warnings()
     experiment = load_experiment(
         "deep_mask_head_rcnn_resnetfpn_coco", overrides=_OVERRIDES.format(size=arguments.size)
     )

@@ -10,7 +10,8 @@ import argparse
 import sys
 
 from support.scenes import random_batch
-from support.sides import alternate, report, serve
+from support.serve import serve
+from support.sides import alternate, report
 
 _HOURGLASS = (
     "task.model.mask_head.convnet_variant=hourglass52,task.model.mask_head.num_filters=64,"
@@ -42,9 +43,7 @@ def _serve_ours(case: str) -> None:
     import tensorflow as tf
 
     from official_maskrcnn import build_task
-    from official_maskrcnn.training.strategy import silence_crop_warnings
 
-    silence_crop_warnings()
     experiment = _experiment(case)
     task = build_task(experiment)
     model = task.build_model()

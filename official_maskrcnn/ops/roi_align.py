@@ -1,6 +1,7 @@
 """RoIAlign over a feature pyramid (Mask R-CNN, arXiv 1703.06870, section 3)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -40,97 +41,120 @@ def roi_align(
       [m, crop_size, crop_size, c] in the features' dtype. Samples outside of a feature map take
       its nearest value.
     """
-    align = _align_by_gather if static_shapes else _align_by_level
-    shift = 0.5 if half_pixel else 0.0
-    crops = align(features, boxes, batch_indices, crop_size, sampling_ratio, shift)
-    return tf.ensure_shape(crops, [None, crop_size, crop_size, None])
-
-
-def _sample_range(boxes: tf.Tensor, samples: int, shift: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """First sample position [m, 2] and distance [m, 2] of the samples, in cells."""
-    step = (boxes[:, 2:] - boxes[:, :2]) / samples
-    return boxes[:, :2] + 0.5 * step - shift, step
-
-
-def _mean_of_bins(samples: tf.Tensor, sampling_ratio: int) -> tf.Tensor:
-    """[m, crop_size, crop_size, c] out of [m, samples, samples, c]."""
-    if sampling_ratio == 1:
-        return samples
-    return tf.nn.avg_pool2d(samples, sampling_ratio, sampling_ratio, "VALID")
-
-
-# A function that is not inlined: see training.strategy.silence_crop_warnings.
-_crop_and_resize = tf.function(
-    tf.image.crop_and_resize, experimental_attributes={"_noinline": True}
-)
-
-
-def _align_by_level(
-    features: Mapping[str, tf.Tensor],
-    boxes: tf.Tensor,
-    batch_indices: tf.Tensor,
-    crop_size: int,
-    sampling_ratio: int,
-    shift: float,
-) -> tf.Tensor:
-    """Level by level with TensorFlow's crop kernel, which has no XLA version."""
-    samples = crop_size * sampling_ratio
-    levels = sorted(int(level) for level in features)
-    box_levels = assign_levels(boxes, levels[0], levels[-1])
-    crops, places = [], []
-    for level in levels:
-        feature = features[str(level)]
-        selected = tf.cast(tf.where(box_levels == level)[:, 0], tf.int32)
-        # One replicated cell around the map, because the kernel gives 0 beyond its last centres.
-        padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-        padded = tf.cast(padded, tf.float32)  # the kernel knows no bfloat16
-        first, step = _sample_range(tf.gather(boxes, selected) / 2.0**level, samples, shift)
-        last_cell = tf.cast(tf.shape(padded)[1:3] - 1, tf.float32)
-        corners = tf.concat([first, first + (samples - 1) * step], axis=-1) + 1.0  # [k, 4]
-        corners /= tf.tile(last_cell, [2])
-        crop = _crop_and_resize(
-            padded, corners, tf.gather(batch_indices, selected), [samples, samples]
-        )
-        crops.append(_mean_of_bins(tf.cast(crop, feature.dtype), sampling_ratio))
-        places.append(selected)
-    return tf.dynamic_stitch(places, crops)
-
-
-def _align_by_gather(
-    features: Mapping[str, tf.Tensor],
-    boxes: tf.Tensor,
-    batch_indices: tf.Tensor,
-    crop_size: int,
-    sampling_ratio: int,
-    shift: float,
-) -> tf.Tensor:
-    """All levels at once: the pyramid as one table of cells, four of them gathered a sample."""
-    samples = crop_size * sampling_ratio
     levels = sorted(int(level) for level in features)
     channels = features[str(levels[0])].shape[-1]
-    table = tf.concat([tf.reshape(features[str(level)], [-1, channels]) for level in levels], 0)
-    sizes = tf.stack([tf.shape(features[str(level)])[1:3] for level in levels])  # [levels, 2]
-    batch = tf.shape(features[str(levels[0])])[0]
-    offsets = tf.cumsum(batch * sizes[:, 0] * sizes[:, 1], exclusive=True)  # [levels]
+    # The pyramid as one table of cells: all levels are cropped at once.
+    cells = tf.concat([tf.reshape(features[str(level)], [-1, channels]) for level in levels], 0)
+    samples = _bilinear_samples(
+        {level: tf.shape(features[str(level)]) for level in levels},
+        boxes,
+        batch_indices,
+        crop_size * sampling_ratio,
+        shift=0.5 if half_pixel else 0.0,
+    )
+    crop = _crop_by_gather if static_shapes else _crop_by_sparse_product
+    crops = crop(cells, samples, sampling_ratio)
+    return tf.ensure_shape(crops, [None, crop_size, crop_size, channels])
 
+
+class _Samples(NamedTuple):
+    """Sampling points on a grid, each between two rows and two columns of cells.
+
+    Attributes:
+      rows: int32 [m, n, 2], the first cell of each of the two rows, as index into the table.
+      columns: int32 [m, n, 2], to be added to it.
+      row_weights: float32 [m, n, 2], with sum 1.
+      column_weights: likewise.
+    """
+
+    rows: tf.Tensor
+    columns: tf.Tensor
+    row_weights: tf.Tensor
+    column_weights: tf.Tensor
+
+
+def _bilinear_samples(
+    shapes: Mapping[int, tf.Tensor],
+    boxes: tf.Tensor,
+    batch_indices: tf.Tensor,
+    samples: int,
+    shift: float,
+) -> _Samples:
+    """Where n = `samples` points along each side of each box lie; `shapes` is of each level."""
+    levels = sorted(shapes)
+    sizes = tf.stack([shapes[level][1:3] for level in levels])  # [levels, 2]
+    batch = shapes[levels[0]][0]
+    offsets = tf.cumsum(batch * sizes[:, 0] * sizes[:, 1], exclusive=True)  # [levels]
     box_levels = assign_levels(boxes, levels[0], levels[-1])
-    strides = tf.pow(2.0, tf.cast(box_levels, tf.float32))
-    first, step = _sample_range(boxes / strides[:, None], samples, shift)
     size = tf.gather(sizes, box_levels - levels[0])  # [m, 2]
     base = tf.gather(offsets, box_levels - levels[0]) + batch_indices * size[:, 0] * size[:, 1]
 
-    positions = first[:, :, None] + step[:, :, None] * tf.range(samples, dtype=tf.float32)
-    limit = tf.cast(size[:, :, None] - 1, tf.float32)
-    positions = tf.clip_by_value(positions, 0.0, limit)  # [m, 2, samples]
+    boxes /= tf.pow(2.0, tf.cast(box_levels, tf.float32))[:, None]  # in cells
+    step = (boxes[:, 2:] - boxes[:, :2])[..., None] / samples  # [m, 2, 1]
+    positions = boxes[:, :2, None] + step * (tf.range(samples, dtype=tf.float32) + 0.5) - shift
+    last_cell = tf.cast(size[:, :, None] - 1, tf.float32)
+    positions = tf.clip_by_value(positions, 0.0, last_cell)  # [m, 2, n]
     low = tf.floor(positions)
-    cells = tf.cast(tf.stack([low, tf.minimum(low + 1.0, limit)], axis=1), tf.int32)
-    fraction = tf.cast(positions - low, table.dtype)
-    weights = tf.stack([1.0 - fraction, fraction], axis=1)  # [m, low|high, y|x, samples]
+    neighbours = tf.cast(tf.stack([low, tf.minimum(low + 1.0, last_cell)], -1), tf.int32)
+    weights = tf.stack([1.0 - (positions - low), positions - low], -1)  # [m, 2, n, 2]
+    return _Samples(
+        base[:, None, None] + neighbours[:, 0] * size[:, 1, None, None],
+        neighbours[:, 1],
+        weights[:, 0],
+        weights[:, 1],
+    )
 
+
+def _crop_by_sparse_product(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) -> tf.Tensor:
+    """The crops as a sparse matrix times the table, and its transpose for the gradient.
+
+    TensorFlow's own kernel for crops adds up its gradient in several threads that overwrite each
+    other's sums (CropAndResizeGradImage on a CPU), besides being slower. The sparse kernels know no
+    bfloat16.
+    """
+
+    def by_bin(values: tf.Tensor) -> tf.Tensor:
+        """[m, crop_size, k], the k rows or columns that a bin reads, out of [m, n, 2]."""
+        num_bins = values.shape[1] // sampling_ratio
+        return tf.reshape(values, [-1, num_bins, 2 * sampling_ratio])
+
+    rows, columns = by_bin(samples.rows), by_bin(samples.columns)
+    row_weights = by_bin(samples.row_weights) / sampling_ratio
+    column_weights = by_bin(samples.column_weights) / sampling_ratio
+    # [m, crop_size, crop_size, k, k]
+    read = rows[:, :, None, :, None] + columns[:, None, :, None, :]
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+
+    crop_size, reads = read.shape[1], read.shape[3] * read.shape[4]
+    num_bins = tf.shape(read)[0] * crop_size**2
+    written = tf.repeat(tf.range(num_bins), reads)
+    matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=tf.cast(tf.stack([written, tf.reshape(read, [-1])], axis=-1), tf.int64),
+        values=tf.reshape(weights, [-1]),
+        dense_shape=tf.cast(tf.stack([num_bins, tf.shape(cells)[0]]), tf.int64),
+    )
+
+    @tf.custom_gradient
+    def product(cells: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(of_bins: tf.Tensor) -> tf.Tensor:
+            transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32)
+            return tf.raw_ops.SparseMatrixMatMul(a=transposed, b=of_bins)
+
+        return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=cells), gradient
+
+    crops = product(tf.cast(cells, tf.float32))
+    crops = tf.reshape(crops, [-1, crop_size, crop_size, cells.shape[-1]])
+    return tf.cast(crops, cells.dtype)
+
+
+def _crop_by_gather(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) -> tf.Tensor:
+    """The crops by gathering four cells a sample, which XLA compiles; slower on a CPU."""
     crops = 0.0
     for i in range(2):
         for j in range(2):
-            rows = (base[:, None] + cells[:, i, 0] * size[:, 1:])[:, :, None]  # [m, samples, 1]
-            corner = tf.gather(table, rows + cells[:, j, 1][:, None, :])  # [m, samples, samples, c]
-            crops += corner * (weights[:, i, 0, :, None] * weights[:, j, 1, None, :])[..., None]
-    return _mean_of_bins(crops, sampling_ratio)
+            read = samples.rows[:, :, None, i] + samples.columns[:, None, :, j]  # [m, n, n]
+            weights = samples.row_weights[:, :, None, i] * samples.column_weights[:, None, :, j]
+            crops += tf.gather(cells, read) * tf.cast(weights, cells.dtype)[..., None]
+    if sampling_ratio == 1:
+        return crops
+    return tf.nn.avg_pool2d(crops, sampling_ratio, sampling_ratio, "VALID")

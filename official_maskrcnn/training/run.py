@@ -20,7 +20,6 @@ from official_maskrcnn.training.strategy import (
     is_chief,
     set_precision,
     set_seed,
-    silence_crop_warnings,
 )
 from official_maskrcnn.training.trainer import StepLoop, train
 
@@ -53,7 +52,6 @@ def run(
     strategy = build_strategy(runtime)
     set_precision(runtime)
     set_seed(runtime)
-    silence_crop_warnings()
     tf.config.run_functions_eagerly(runtime.run_eagerly)
     if task is None:
         # Only here: a task of the caller's own needs none of the package's model and data code.

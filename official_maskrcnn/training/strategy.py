@@ -67,16 +67,6 @@ def set_seed(runtime: RuntimeConfig) -> None:
         logging.info("random seed %d", runtime.seed)
 
 
-def silence_crop_warnings() -> None:
-    """Keeps TensorFlow from printing a page of warnings at the start of each training.
-
-    The cost model of its graph optimizer warns of each crop of RoIs whose number is not known
-    beforehand, past all log levels. RoIAlign calls the crop kernel in a function of its own; the
-    optimizer leaves functions as small as that alone.
-    """
-    tf.config.optimizer.set_experimental_options({"min_graph_nodes": 16})
-
-
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes the files of the run: one of several workers does."""
     resolver = strategy.cluster_resolver

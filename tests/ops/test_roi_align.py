@@ -108,9 +108,30 @@ def test_gradients_of_both_implementations_agree():
         np.testing.assert_allclose(gradients[0][level], gradients[1][level], atol=1e-3)
 
 
-def test_no_rois_give_no_crops():
-    crops = roi_align(_pyramid(), tf.zeros([0, 4]), tf.zeros([0], tf.int32), 7)
+def test_gradients_of_many_overlapping_rois_are_exact():
+    """Threads that add to the same cell must not lose anything: TensorFlow's crop kernel does."""
+    features = {"2": tf.zeros([1, 32, 32, 64]), "3": tf.zeros([1, 16, 16, 64])}
+    boxes, batch = tf.tile([[8.0, 8.0, 120.0, 120.0]], [2000, 1]), tf.zeros([2000], tf.int32)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        total = tf.reduce_sum(roi_align(features, boxes, batch, 7))
+    gradient = tf.add_n(
+        [tf.reduce_sum(g, [0, 1, 2]) for g in tape.gradient(total, features).values()]
+    )
+    np.testing.assert_allclose(gradient, np.full(64, 2000 * 7 * 7), rtol=1e-5)
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_no_rois_give_no_crops(static_shapes):
+    features = _pyramid()
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        boxes, batch = tf.zeros([0, 4]), tf.zeros([0], tf.int32)
+        crops = roi_align(features, boxes, batch, 7, static_shapes=static_shapes)
+        total = tf.reduce_sum(crops)
     assert crops.shape == (0, 7, 7, 3)
+    for gradient in tape.gradient(total, features).values():
+        np.testing.assert_array_equal(gradient, tf.zeros_like(gradient))
 
 
 def test_half_precision_features_give_half_precision_crops():

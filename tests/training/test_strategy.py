@@ -9,7 +9,6 @@ import tf_keras
 
 from official_maskrcnn.configs.experiment import RuntimeConfig
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.ops.roi_align import roi_align
 from official_maskrcnn.training import strategy as strategies
 
 
@@ -80,28 +79,3 @@ def test_a_seed_repeats_all_random_numbers() -> None:
         return [random.random(), float(np.random.rand()), float(tf.random.uniform([]))]
 
     assert draw() == draw()
-
-
-@pytest.mark.parametrize("silenced", [True, False])
-def test_crops_of_unknown_number_give_no_warnings(
-    silenced: bool, capfd: pytest.CaptureFixture
-) -> None:
-    """The other case shows that TensorFlow still needs it."""
-    tf.config.optimizer.set_experimental_options({"min_graph_nodes": 0})  # TensorFlow's default
-    if silenced:
-        strategies.silence_crop_warnings()
-    features = {"2": tf.ones([1, 8, 8, 4]), "3": tf.ones([1, 4, 4, 4])}
-
-    @tf.function
-    def gradient(chosen: tf.Tensor) -> tf.Tensor:
-        boxes = tf.constant([[0.0, 0.0, 20.0, 20.0], [2.0, 3.0, 30.0, 30.0]])
-        boxes = tf.boolean_mask(boxes, chosen)
-        with tf.GradientTape() as tape:
-            tape.watch(features)
-            crops = roi_align(features, boxes, tf.zeros(tf.shape(boxes)[:1], tf.int32), 7)
-            loss = tf.reduce_sum(tf.square(crops))
-        return tf.reduce_sum(tape.gradient(loss, features["2"]))
-
-    assert gradient(tf.constant([True, False])) > 0.0
-    tf.config.optimizer.set_experimental_options({"min_graph_nodes": 0})
-    assert ("PredictCost" in capfd.readouterr().err) == (not silenced)

@@ -59,9 +59,7 @@ def _build(height: int, width: int):
     padded = [-(-side // 64) * 64 for side in (height, width)]
     experiment = load_experiment(
         "deep_mask_head_rcnn_resnetfpn_coco",
-        overrides=",".join(
-            [_CHANGES, f"task.model.input_size=[{padded[0]},{padded[1]},3]", *changes]
-        ),
+        overrides=f"{_CHANGES},task.model.input_size=[{padded[0]},{padded[1]},3]",
     )
     task = build_task(experiment)
     model = task.build_model()

@@ -43,11 +43,13 @@ def _serve_ours(case: str) -> None:
     import tensorflow as tf
 
     from official_maskrcnn import build_task
+    from official_maskrcnn.training.optimizer import create_slots
 
     experiment = _experiment(case)
     task = build_task(experiment)
     model = task.build_model()
     optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
+    create_slots(optimizer, model)
     step = tf.function(lambda batch: task.train_step(batch, model, optimizer))
     size = _CASES[case][1]
     batch = tf.nest.map_structure(tf.constant, random_batch(size, size, _BATCH, instances=7))

@@ -35,7 +35,7 @@ def _calibrate(model: MaskRCNN, images: torch.Tensor) -> None:
     layers = [layer for layer in model.modules() if isinstance(layer, FrozenBatchNorm2d)]
     hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
     with torch.no_grad():
-        model.backbone(images)
+        model.backbone(model.transform(list(images))[0].tensors)
     for hook in hooks:
         hook.remove()
 

@@ -64,7 +64,7 @@ _CHOICES = {
     "task.init_checkpoint_modules": ("all", "backbone", "decoder"),
     "trainer.best_checkpoint_metric_comp": ("higher", "lower"),
     "runtime.distribution_strategy": ("one_device", "mirrored", "multi_worker_mirrored", "tpu"),
-    "runtime.mixed_precision_dtype": ("float32", "bfloat16", "float16"),
+    "runtime.mixed_precision_dtype": ("auto", "float32", "bfloat16", "float16"),
 }
 
 

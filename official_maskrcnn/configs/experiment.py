@@ -21,7 +21,8 @@ class RuntimeConfig(hyperparams.Config):
     all_reduce_alg: str | None = None
     num_packs: int = 1
     enable_xla: bool = False  # compile the steps with XLA: static shapes throughout
-    mixed_precision_dtype: str | None = None  # None or float32, bfloat16, float16
+    # None or float32, bfloat16, float16, or auto: bfloat16 where the device is made for it.
+    mixed_precision_dtype: str | None = None
     loss_scale: str | float | None = None  # of float16; None or "dynamic"
     run_eagerly: bool = False
     seed: int | None = None  # ours: of weights, sampling and data order

@@ -7,8 +7,10 @@ import tf_keras
 class BatchNorm(tf_keras.layers.BatchNormalization):
     """Keras' batch normalisation over the last axis, for packed sets that end in padding.
 
-    With `weights`, only entries of weight 1 enter the mean and variance, over all replicas if
+    With `weights` [m], only entries of weight 1 enter the mean and variance, over all replicas if
     `synchronized`; when there is none at all, the moving statistics are used and stay as they are.
+    A scalar is the weight of all entries: with 0 they are normalised by their own statistics, which
+    is as good for values that nobody looks at, and the moving statistics stay as they are.
     """
 
     def call(
@@ -17,9 +19,11 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         training: bool | None = None,
         weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Normalises [m, ..., c]; `weights` [m] of 0 and 1, or None when nothing is padding."""
+        """Normalises [m, ..., c]; `weights` of 0 and 1, or None when nothing is padding."""
         if weights is None or not training or not self.trainable:
             return super().call(inputs, training=training)
+        if weights.shape.rank == 0:
+            return self._normalize_all(inputs, weights)
         x = tf.cast(inputs, tf.float32)
         w = tf.reshape(weights, [-1] + [1] * (inputs.shape.rank - 1))
         axes = list(range(inputs.shape.rank - 1))
@@ -37,12 +41,23 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         variance = tf.maximum(total_squared / tf.maximum(count, 1.0) - tf.square(mean), 0.0)
 
         update = tf.where(count > 0.0, 1.0 - self.momentum, 0.0)
-        self.moving_mean.assign_sub((self.moving_mean - mean) * update)
-        self.moving_variance.assign_sub((self.moving_variance - variance) * update)
+        self._move_statistics(mean, variance, update)
         mean = tf.where(count > 0.0, mean, self.moving_mean)
         variance = tf.where(count > 0.0, variance, self.moving_variance)
         outputs = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
         return tf.cast(outputs, inputs.dtype)
+
+    def _normalize_all(self, inputs: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        """Of one replica: [m, h, w, c] by its own statistics; `weight` is 0 or 1."""
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
+        )
+        self._move_statistics(mean, variance, (1.0 - self.momentum) * weight)
+        return outputs
+
+    def _move_statistics(self, mean: tf.Tensor, variance: tf.Tensor, step: tf.Tensor) -> None:
+        self.moving_mean.assign_sub((self.moving_mean - mean) * step)
+        self.moving_variance.assign_sub((self.moving_variance - variance) * step)
 
 
 _BATCH_NORMS = (

@@ -382,7 +382,7 @@ class MaskRCNN(tf_keras.Model):
         if self.static_shapes:
             per_image = config.mask_sampler.static_rois_per_image or per_image
             capacity = min(per_image, chosen.shape[1]) * chosen.shape[0]
-        packed = sampling.pack(chosen, capacity, min_size=0 if replicas == 1 else 1)
+        packed = sampling.pack(chosen, capacity, min_size=1)
         classes, gt_indices = packed.gather(classes), packed.gather(gt_indices)
         rois = packed.gather(rois)
         gt_slots = tf.stack([packed.batch_indices, gt_indices], axis=-1)  # [m, 2]
@@ -390,25 +390,12 @@ class MaskRCNN(tf_keras.Model):
 
         crops = self._align(features, rois, packed.batch_indices, config.mask_roi_aligner)
 
-        def run_head() -> tf.Tensor:
-            assert self.mask_head is not None  # include_mask
-            return self.mask_head(
-                crops,
-                tf.maximum(classes, 0),
-                training=True,
-                # A dynamic set on one replica has no padding; with several, one may be empty
-                # while all must take part in the synchronised statistics.
-                weights=None if capacity is None and replicas == 1 else packed.weights,
-            )
-
+        weights = packed.weights
         if capacity is None and replicas == 1:
-            # Batch statistics of an empty set do not exist.
-            is_empty = tf.equal(tf.size(classes), 0)
-            logits = tf.cond(
-                is_empty, lambda: tf.zeros([0, size, size], self.compute_dtype), run_head
-            )
-        else:
-            logits = run_head()
+            # All or none are padding, and batch norm need not look at each.
+            weights = tf.reduce_max(weights)
+        assert self.mask_head is not None  # include_mask
+        logits = self.mask_head(crops, tf.maximum(classes, 0), training=True, weights=weights)
         targets = mask_ops.resample_mask_targets(
             tf.gather_nd(groundtruth["masks"], gt_slots),
             tf.gather_nd(gt_boxes, gt_slots),

@@ -6,17 +6,17 @@ NMS, RoIAlign) uses other operations. FLOPs follow the conventions of TensorFlow
 product and its addition are two, activation functions and fused batch norms are none.
 """
 
-import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import rich.table
 import tensorflow as tf
 import tf_keras
 
+from official_maskrcnn import precision
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN
@@ -240,7 +240,7 @@ def trace(experiment: ExperimentConfig, batch_size: int, instances: int) -> Trac
     """Builds the model, with random weights, and traces its steps; arguments as for `analyze`."""
     experiment = _with_static_shapes(experiment, instances)
     task = MaskRCNNTask(experiment.task, experiment.runtime)
-    with precision(experiment.runtime.mixed_precision_dtype):
+    with precision.policy(precision.resolve(experiment.runtime.mixed_precision_dtype)):
         model = task.build_model()
         optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
         # A step that creates variables would be traced twice.
@@ -274,18 +274,6 @@ def _with_static_shapes(experiment: ExperimentConfig, instances: int) -> Experim
     # Schedules may need the size of the data, and cost nothing.
     optimizer.learning_rate.type, optimizer.warmup.type, optimizer.ema = "constant", None, None
     return experiment
-
-
-@contextlib.contextmanager
-def precision(dtype: str | None) -> Iterator[None]:
-    """Models built inside have `runtime.mixed_precision_dtype`; the policy before returns after."""
-    before = tf_keras.mixed_precision.global_policy()
-    is_mixed = dtype in ("bfloat16", "float16")
-    tf_keras.mixed_precision.set_global_policy(f"mixed_{dtype}" if is_mixed else "float32")
-    try:
-        yield
-    finally:
-        tf_keras.mixed_precision.set_global_policy(before)
 
 
 def batch_spec(

@@ -182,6 +182,7 @@ class MaskRCNNTask:
         losses["total_loss"] = config.loss_weight * (losses["model_loss"] + weight_decay)
         return losses
 
+    @tf.autograph.experimental.do_not_convert  # conversion takes longer than tracing
     def train_step(
         self, batch: Batch, model: MaskRCNN, optimizer: tf_keras.optimizers.Optimizer
     ) -> dict[str, tf.Tensor]:
@@ -237,6 +238,7 @@ class MaskRCNNTask:
                     batch[name] = batch[name][:, :longest]
         return batch
 
+    @tf.autograph.experimental.do_not_convert
     def eval_step(self, batch: Batch, model: MaskRCNN) -> dict[str, tf.Tensor]:
         """Detections of one replica's batch, in original pixels, with their `source_id`."""
         detections = model(batch["image"], batch["image_info"], training=False)

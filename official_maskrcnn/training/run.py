@@ -50,7 +50,7 @@ def run(
         raise UserError(f"unknown mode {mode!r}; accepts {', '.join(MODES)}")
     runtime = experiment.runtime
     strategy = build_strategy(runtime)
-    set_precision(runtime)
+    set_precision(runtime, strategy)
     set_seed(runtime)
     tf.config.run_functions_eagerly(runtime.run_eagerly)
     if task is None:
@@ -227,11 +227,10 @@ def _evaluate_each(job: _Job) -> dict[str, float]:
 def _log_sizes(job: _Job, first_step: int) -> None:
     parameters = sum(variable.shape.num_elements() for variable in job.model.trainable_variables)
     logging.info(
-        "%.2f million trainable parameters, global batch %d on %d replica(s), %s, step %d to %d",
+        "%.2f million trainable parameters, global batch %d on %d replica(s), step %d to %d",
         parameters / 1e6,
         job.task.config.train_data.global_batch_size,
         job.strategy.num_replicas_in_sync,
-        job.runtime.mixed_precision_dtype or "float32",
         first_step,
         job.trainer.train_steps,
     )

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 from absl import logging
 
+from official_maskrcnn import precision
 from official_maskrcnn.configs.experiment import RuntimeConfig
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.model_garden import light_imports
@@ -52,12 +53,15 @@ def build_strategy(runtime: RuntimeConfig) -> tf.distribute.Strategy:
     return strategy
 
 
-def set_precision(runtime: RuntimeConfig) -> None:
+def set_precision(runtime: RuntimeConfig, strategy: tf.distribute.Strategy) -> None:
     """Makes `runtime.mixed_precision_dtype` the precision of all layers built from now on."""
-    dtype = runtime.mixed_precision_dtype or "float32"
-    policy = "float32" if dtype == "float32" else f"mixed_{dtype}"
-    tf_keras.mixed_precision.set_global_policy(policy)
-    logging.info("precision policy %s", policy)
+    device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0])
+    dtype = precision.resolve(runtime.mixed_precision_dtype, device.device_type)
+    precision.set_policy(dtype)
+    chosen = (
+        f" ({runtime.mixed_precision_dtype})" if runtime.mixed_precision_dtype == "auto" else ""
+    )
+    logging.info("layers on %s compute in %s%s", device.device_type, dtype, chosen)
 
 
 def set_seed(runtime: RuntimeConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import rich.table
 import tensorflow as tf
 
+from official_maskrcnn import precision
 from official_maskrcnn.configs import durations
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.tasks import cost
@@ -159,7 +160,7 @@ def check(
         "inference" if inference else "training",
         topology,
         batch_size,
-        experiment.runtime.mixed_precision_dtype or "float32",
+        step.precision,
         compiled(batch_size),
         largest_batch(lambda n: compiled(n).fits, batch_size) if find_batch else None,
     )
@@ -188,7 +189,8 @@ class _Step:
         experiment.runtime.enable_xla = True  # static shapes, as on a TPU
         self._experiment, task = experiment, MaskRCNNTask(experiment.task, experiment.runtime)
         self._data = experiment.task.validation_data if inference else experiment.task.train_data
-        with cost.precision(experiment.runtime.mixed_precision_dtype):
+        self.precision = precision.resolve(experiment.runtime.mixed_precision_dtype, "TPU")
+        with precision.policy(self.precision):
             model = task.build_model()
             if inference:
                 self._step: Callable[[Batch], Any] = lambda batch: task.eval_step(batch, model)
@@ -199,5 +201,5 @@ class _Step:
 
     def trace(self, batch_size: int) -> tf.types.experimental.ConcreteFunction:
         spec = cost.batch_spec(self._experiment, self._data, batch_size)
-        with cost.precision(self._experiment.runtime.mixed_precision_dtype):
+        with precision.policy(self.precision):
             return tf.function(self._step, jit_compile=True).get_concrete_function(spec)

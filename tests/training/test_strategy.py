@@ -68,7 +68,8 @@ def test_a_tpu_by_name_without_its_client_names_the_extra(
     [(None, "float32"), ("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")],
 )
 def test_precision_of_layers_built_afterwards(dtype: str | None, compute: str) -> None:
-    strategies.set_precision(RuntimeConfig(mixed_precision_dtype=dtype))
+    cpu = tf.distribute.OneDeviceStrategy("/cpu:0")
+    strategies.set_precision(RuntimeConfig(mixed_precision_dtype=dtype), cpu)
     layer = tf_keras.layers.Dense(1)
     assert layer.compute_dtype == compute and layer.variable_dtype == "float32"
 

@@ -26,8 +26,10 @@ class MaskNetwork(tf_keras.layers.Layer):
     """The contract of a registered mask head.
 
     It is built from a `DeepMaskHead` configuration and `LayerOptions`, and its `call` takes RoI
-    features [m, s, s, c] to features [m, s, s, c'] of the same side; `weights` [m] is None, or 0
-    for RoIs that are padding and must stay out of batch statistics: hand it to every `BatchNorm`.
+    features [m, s, s, c] to features [m, s, s, c'] of the same side; `weights` is None, or 0 for
+    RoIs that are padding and must stay out of batch statistics ([m], or a scalar for all of them):
+    hand it to every `BatchNorm`. The call becomes part of a graph as it stands, without AutoGraph:
+    what depends on values of tensors is written as `tf.where` or `tf.cond`.
 
     Attributes:
       roi_size_multiple: the side of the RoI must be a multiple of this.
@@ -165,7 +167,7 @@ class MaskHead(tf_keras.layers.Layer):
           features: [m, s, s, c].
           classes: int32 [m]; not used by a class-agnostic head.
           training: whether batch norm uses the batch's statistics.
-          weights: [m], 0 for padding; None if there is none.
+          weights: [m], 0 for padding; a scalar if all or none are padding; None for none.
 
         Returns:
           Mask logits [m, s * upsample_factor, s * upsample_factor].

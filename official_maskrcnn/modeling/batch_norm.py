@@ -1,4 +1,4 @@
-"""Batch normalisation that leaves padding out of its statistics, and freezing."""
+"""Batch normalisation that leaves padding out of its statistics, or is frozen."""
 
 import tensorflow as tf
 import tf_keras
@@ -66,8 +66,21 @@ _BATCH_NORMS = (
 )
 
 
+class _FrozenBatchNorm(tf_keras.layers.BatchNormalization):
+    """A fixed scale and offset. Unlike Keras' layer, it keeps no inputs for the gradient."""
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, weights: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        offset = self.beta - self.moving_mean * scale
+        scale, offset = (tf.cast(tf.stop_gradient(v), inputs.dtype) for v in (scale, offset))
+        return inputs * scale + offset
+
+
 def freeze_batch_norm(model: tf_keras.Model) -> None:
-    """Makes every batch normalisation of a model a fixed scale and offset."""
+    """Makes every batch normalisation of a model, once built, a fixed scale and offset."""
     for layer in model.submodules:
         if isinstance(layer, _BATCH_NORMS):
             layer.trainable = False
+            layer.__class__ = _FrozenBatchNorm  # Model Garden's blocks know only Keras' layers

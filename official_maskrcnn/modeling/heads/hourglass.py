@@ -123,9 +123,15 @@ class _EncoderDecoder(tf_keras.layers.Layer):
 
 
 def upsample_nearest(x: tf.Tensor) -> tf.Tensor:
-    """[m, h, w, c] to [m, 2h, 2w, c] by repetition, whose gradient XLA can compile."""
+    """[m, h, w, c] to [m, 2h, 2w, c] by repetition.
+
+    Written so that XLA compiles the gradient, which it does not for Keras' layer, and that the
+    gradient is a sum of slices: that of a broadcast is ten times as slow on a CPU.
+    """
     _, height, width, channels = x.shape
-    x = tf.broadcast_to(x[:, :, None, :, None, :], [tf.shape(x)[0], height, 2, width, 2, channels])
+    x = tf.concat([x, x], axis=-1)  # a cell and its right neighbour
+    x = tf.reshape(x, [-1, height, 2 * width * channels])
+    x = tf.concat([x, x], axis=-1)  # a row and the one below
     return tf.reshape(x, [-1, 2 * height, 2 * width, channels])
 
 

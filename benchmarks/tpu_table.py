@@ -9,6 +9,7 @@ whose name has the pattern are compiled anew and the others stay as they are.
 
 import argparse
 import csv
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -126,6 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="PATTERN", help="part of a row's name")
     pattern = parser.parse_args().only
+    if importlib.util.find_spec("libtpu") is None:
+        print("left out: it needs pip install 'official-maskrcnn[tpu-check]'")
+        return
     rows: dict[str, dict[str, str]] = {}
     if pattern and _CSV.exists():
         with _CSV.open(newline="") as file:

@@ -234,6 +234,7 @@ REFUSED: dict[str, list[Case]] = {
             "runtime.distribution_strategy=one_device,runtime.num_gpus=2",
             "runtime.num_gpus=3",
             "runtime.loss_scale=dynamic",
+            "runtime.mixed_precision_dtype=float16,trainer.optimizer_config.ema.average_decay=0.99",
         ),
         Case(tpu="pod"),
     ],

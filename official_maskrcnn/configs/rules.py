@@ -312,6 +312,18 @@ def loss_scale(experiment: ExperimentConfig) -> Iterator[Violation]:
 
 
 @rule
+def averages(experiment: ExperimentConfig) -> Iterator[Violation]:
+    """Model Garden's moving averages and Keras' loss scaling do not know each other."""
+    ema = experiment.trainer.optimizer_config.ema
+    if ema is not None and experiment.runtime.mixed_precision_dtype == "float16":
+        yield Violation(
+            "float16 given, but moving averages of the weights (trainer.optimizer_config.ema) "
+            "need bfloat16 or float32",
+            ("runtime.mixed_precision_dtype", "trainer.optimizer_config.ema"),
+        )
+
+
+@rule
 def devices(experiment: ExperimentConfig) -> Iterator[Violation]:
     """Precision, compilation and batch size suit the devices, as far as they are known here."""
     runtime = experiment.runtime

@@ -58,7 +58,6 @@ def learning_rate(optimizer: tf_keras.optimizers.Optimizer) -> float:
 def _averaging(
     optimizer: tf_keras.optimizers.Optimizer | None,
 ) -> optimization.ExponentialMovingAverage | None:
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # below loss scaling
     return optimizer if isinstance(optimizer, optimization.ExponentialMovingAverage) else None
 
 

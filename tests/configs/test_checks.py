@@ -138,6 +138,11 @@ def test_registered_experiments_break_no_rule(name: str):
             "float16 given, but distribution_strategy tpu computes in bfloat16 or float32",
         ),
         (
+            "runtime.mixed_precision_dtype=float16,trainer.optimizer_config.ema.average_decay=0.9",
+            "runtime.mixed_precision_dtype",
+            "float16 given, but moving averages of the weights",
+        ),
+        (
             "runtime.distribution_strategy=tpu,runtime.run_eagerly=true",
             "runtime.run_eagerly",
             "distribution_strategy tpu always compiles its steps",

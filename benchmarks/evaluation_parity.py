@@ -22,7 +22,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -229,11 +229,16 @@ def resident_megabytes() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def stream(num_images: int, backend: str, console: Console) -> dict[str, float]:
+def stream(
+    num_images: int,
+    backend: str,
+    console: Console,
+    megabytes: Callable[[], float] = resident_megabytes,
+) -> dict[str, float]:
     """Streams synthetic images, at least 4; memory at five points, and seconds of each stage."""
     ground_truth = synthetic_ground_truth(num_images)
     evaluator = CocoEvaluator(ground_truth, backend=backend)
-    figures = {"memory before, MB": resident_megabytes()}
+    figures = {"memory before, MB": megabytes()}
     memory = []
     pasting = 0.0
     detections = synthetic_detections(ground_truth)
@@ -244,13 +249,13 @@ def stream(num_images: int, backend: str, console: Console) -> dict[str, float]:
         evaluator.update(**batch)
         pasting += time.perf_counter() - start
         if i % max(num_images // 4, 1) == 0:
-            memory.append(resident_megabytes())
+            memory.append(megabytes())
             figures[f"memory after {i} images, MB"] = memory[-1]
     start = time.perf_counter()
     metrics = evaluator.result()
     raw = 0.75 * num_images * 100 * CROP_SIZE**2 * 4 / 2**20
     return figures | {
-        "memory after result(), MB": resident_megabytes(),
+        "memory after result(), MB": megabytes(),
         "peak memory of the process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "grown over the last three quarters, MB": memory[-1] - memory[0],
         "their raw masks would take, MB": raw,

@@ -81,6 +81,8 @@ def _bilinear_samples(
     shift: float,
 ) -> _Samples:
     """Where n = `samples` points along each side of each box lie; `shapes` is of each level."""
+    # Boxes of a diverged model crop anything: it is for the loss to tell.
+    boxes = tf.where(tf.math.is_finite(boxes), boxes, 0.0)
     levels = sorted(shapes)
     sizes = tf.stack([shapes[level][1:3] for level in levels])  # [levels, 2]
     batch = shapes[levels[0]][0]

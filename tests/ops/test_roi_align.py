@@ -122,6 +122,18 @@ def test_gradients_of_many_overlapping_rois_are_exact():
 
 
 @pytest.mark.parametrize("static_shapes", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_boxes_of_a_diverged_model_are_no_error(value, static_shapes):
+    boxes = np.array([[value] * 4, [0, 0, 20, 20]], "f")
+    crops, expected = (
+        roi_align(_pyramid(), some, [0] * len(some), 7, static_shapes=static_shapes)
+        for some in (boxes, boxes[1:])
+    )
+    np.testing.assert_array_equal(crops[1:], expected)
+    assert np.isfinite(crops).all()
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
 def test_no_rois_give_no_crops(static_shapes):
     features = _pyramid()
     with tf.GradientTape() as tape:

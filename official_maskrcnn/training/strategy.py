@@ -58,10 +58,7 @@ def set_precision(runtime: RuntimeConfig, strategy: tf.distribute.Strategy) -> N
     device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0])
     dtype = precision.resolve(runtime.mixed_precision_dtype, device.device_type)
     precision.set_policy(dtype)
-    chosen = (
-        f" ({runtime.mixed_precision_dtype})" if runtime.mixed_precision_dtype == "auto" else ""
-    )
-    logging.info("layers on %s compute in %s%s", device.device_type, dtype, chosen)
+    logging.info("layers compute in %s on the %s", dtype, device.device_type)
 
 
 def set_seed(runtime: RuntimeConfig) -> None:

@@ -128,8 +128,9 @@ class _Table:
         self._images = np.repeat(np.array(used, np.int64), [len(f.classes) for f in found])[order]
         self._boxes = np.concatenate([np.empty((0, 4)), *(f.boxes for f in found)])[order]
         self._scores = np.concatenate([np.empty(0), *(f.scores for f in found)])[order]
-        masks = [mask for f in found for mask in f.masks or ()] if with_masks else []
-        self._masks = [masks[i] for i in order] if with_masks else None
+        numbers = [np.arange(len(f.classes)) for f in found]
+        self._numbers = np.concatenate([np.empty(0, np.int64), *numbers])[order]  # in the image
+        self._masks = {i: detections[i].masks for i in used} if with_masks else {}
         self._sizes = {image_id: list(ground_truth.image_sizes[image_id]) for image_id in used}
 
     def rows_of(self, category_id: int) -> np.ndarray:
@@ -140,10 +141,10 @@ class _Table:
     def as_coco(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """COCO annotations of rows; their area is that of the mask, or of the box without masks."""
         entries: list[dict[str, Any]] = []
-        for number, (row, image_id, category_id, box, score) in enumerate(
+        for entry_id, (image_id, number, category_id, box, score) in enumerate(
             zip(
-                rows.tolist(),
                 self._images[rows].tolist(),
+                self._numbers[rows].tolist(),
                 self._classes[rows].tolist(),
                 self._boxes[rows].tolist(),
                 self._scores[rows].tolist(),
@@ -152,7 +153,7 @@ class _Table:
             start=1,
         ):
             entry = {
-                "id": number,
+                "id": entry_id,
                 "image_id": image_id,
                 "category_id": category_id,
                 "bbox": box,
@@ -160,8 +161,9 @@ class _Table:
                 "iscrowd": 0,
                 "score": score,
             }
-            if self._masks is not None:
-                rle = {"size": self._sizes[image_id], "counts": self._masks[row]}
+            masks = self._masks.get(image_id)
+            if masks is not None:
+                rle = {"size": self._sizes[image_id], "counts": masks[number]}
                 entry |= {"segmentation": rle, "area": float(coco_mask.area(rle))}
             entries.append(entry)
         return entries

@@ -26,7 +26,7 @@ PADDING_IMAGE_ID = -1  # of examples that only fill the last batch
 class CocoEvaluator:
     """Collects detections and computes COCO's box and mask AP.
 
-    Masks become run-length encodings as they come; the raw masks are not kept. Every image of the
+    Masks become run-length encodings as they come, and go to a temporary file. Every image of the
     ground truth counts exactly once: one that comes twice counts as it came first, one in which
     nothing was detected counts as missed.
 

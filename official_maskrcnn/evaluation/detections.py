@@ -1,7 +1,9 @@
-"""The detections that an evaluation has seen: compact, one entry an image, masks as RLE."""
+"""The detections that an evaluation has seen: one entry an image, masks as RLE on disk."""
 
 import collections
 import dataclasses
+import itertools
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +15,52 @@ from official_maskrcnn.evaluation import pasting
 from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, segmentation_to_rle
 
 
+class _MaskFile:
+    """Byte strings in an unnamed temporary file (see TMPDIR): they take no memory. Picklable."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as self)
+        self._size = 0
+        self.append(content)
+
+    def append(self, data: bytes) -> int:
+        """Writes bytes, and says where they begin."""
+        start = self._file.seek(self._size)
+        self._size += self._file.write(data)
+        return start
+
+    def read(self, start: int, end: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(end - start)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _MaskFile, (self.read(0, self._size),)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredMasks:
+    """The masks of an image, as n compressed RLE strings that are read when asked for.
+
+    Attributes:
+      file: where they lie, one after the other.
+      limits: int64 [n + 1] where each begins; at last where the last one ends.
+    """
+
+    file: _MaskFile
+    limits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.limits) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.file.read(int(self.limits[index]), int(self.limits[index + 1]))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[index] for index in range(len(self)))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageDetections:
     """Detections of one image.
@@ -21,13 +69,13 @@ class ImageDetections:
       boxes: float64 [n, 4] (x, y, width, height) in pixels of the image.
       classes: int64 [n] category ids.
       scores: float64 [n].
-      masks: n compressed RLE strings of the image's size, or None without masks.
+      masks: n of the image's size, or None without masks.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
-    masks: list[bytes] | None
+    masks: StoredMasks | None
 
 
 @dataclasses.dataclass
@@ -51,6 +99,7 @@ class DetectionStore:
         default_factory=collections.Counter
     )
     not_finite: int = 0
+    _file: _MaskFile = dataclasses.field(default_factory=_MaskFile)
 
     @property
     def num_detections(self) -> int:
@@ -89,7 +138,7 @@ class DetectionStore:
             height, width = ground_truth.image_sizes[image_id]
             own = boxes if mask_boxes is None else np.asarray(mask_boxes, np.float64)[kept]
             rles = pasting.rle_from_crops(mask_crops[kept], own, height, width)
-            masks = [rle["counts"] for rle in rles]
+            masks = self._store([rle["counts"] for rle in rles])
         boxes = np.concatenate([boxes[:, 1::-1], (boxes[:, 2:] - boxes[:, :2])[:, ::-1]], axis=1)
         self.images[image_id] = ImageDetections(boxes, classes[kept], scores[kept], masks)
 
@@ -162,7 +211,7 @@ class DetectionStore:
         include_mask: bool,
     ) -> None:
         height, width = ground_truth.image_sizes[image_id]
-        boxes: list[Any] = []
+        found: list[Any] = []
         masks: list[bytes] = []
         for result in results:
             rle = segmentation_to_rle(result.get("segmentation"), height, width)
@@ -174,21 +223,21 @@ class DetectionStore:
             box = result.get("bbox")
             if box is None and rle is None:
                 raise UserError(f"a result of image {image_id} has neither bbox nor mask: {result}")
-            boxes.append(coco_mask.toBbox(rle) if box is None else box)
+            found.append(coco_mask.toBbox(rle) if box is None else box)
             if include_mask and rle is not None:
                 masks.append(rle["counts"])
-        found = ImageDetections(
-            np.array(boxes, np.float64).reshape(-1, 4),
-            np.array([result["category_id"] for result in results], np.int64),
-            np.array([result["score"] for result in results], np.float64),
-            masks if include_mask else None,
-        )
-        kept = self._usable(ground_truth, found.boxes, found.classes, found.scores)
+        boxes = np.array(found, np.float64).reshape(-1, 4)
+        classes = np.array([result["category_id"] for result in results], np.int64)
+        scores = np.array([result["score"] for result in results], np.float64)
+        kept = self._usable(ground_truth, boxes, classes, scores)
         self.images[image_id] = ImageDetections(
-            found.boxes[kept],
-            found.classes[kept],
-            found.scores[kept],
-            [mask for mask, keep in zip(masks, kept, strict=True) if keep]
-            if include_mask
-            else None,
+            boxes[kept],
+            classes[kept],
+            scores[kept],
+            self._store(itertools.compress(masks, kept)) if include_mask else None,
         )
+
+    def _store(self, masks: Iterable[bytes]) -> StoredMasks:
+        masks = list(masks)
+        start = self._file.append(b"".join(masks))
+        return StoredMasks(self._file, start + np.cumsum([0, *map(len, masks)]))

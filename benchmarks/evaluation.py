@@ -55,8 +55,8 @@ def _random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([start, start + size], axis=1)
 
 
-def _write_ground_truth(path: pathlib.Path, num_images: int) -> None:
-    """Ellipses, each as the polygon that fills its box."""
+def write_ground_truth(path: pathlib.Path, num_images: int) -> None:
+    """Writes ellipses, each as the polygon that fills its box."""
     rng = np.random.default_rng(0)
     angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
     circle = 0.5 + 0.5 * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # x, y
@@ -219,9 +219,12 @@ def _serve_ours(ground_truth: pathlib.Path, mask_size: int) -> None:
 _SIDES = {"reference": _serve_reference, "ours": _serve_ours}
 
 
-def _measure(command: list[str]) -> Measurement:
-    with contextlib.closing(Side(command)) as side:
-        return side.first
+def measure(side: str, ground_truth: pathlib.Path, mask_size: int) -> Measurement:
+    """One evaluation, in a process of its own."""
+    command = [sys.executable, __file__, "--ground-truth", str(ground_truth)]
+    command += ["--cases", str(mask_size), "--side", side]
+    with contextlib.closing(Side(command)) as process:
+        return process.first
 
 
 def main() -> None:
@@ -239,13 +242,12 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         ground_truth = pathlib.Path(folder, "instances.json")
-        _write_ground_truth(ground_truth, arguments.images)
-        command = [sys.executable, __file__, "--ground-truth", str(ground_truth)]
+        write_ground_truth(ground_truth, arguments.images)
         for case in arguments.cases:
             runs = [(side, repeat) for repeat in range(arguments.repeats) for side in _SIDES]
             measured: dict[str, list[Measurement]] = {side: [] for side in _SIDES}
             for side, _ in track(runs, f"masks {case}x{case}", console=Console(stderr=True)):
-                measured[side].append(_measure([*command, "--cases", str(case), "--side", side]))
+                measured[side].append(measure(side, ground_truth, case))
             for key, (name, target) in _ROWS.items():
                 pair = [statistics.median(m[key] for m in measured[side]) for side in _SIDES]
                 ratio = (pair[0] / pair[1], f"{target}") if target else ("", "")

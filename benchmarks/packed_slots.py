@@ -13,16 +13,8 @@ import statistics
 import time
 
 import tensorflow as tf
+from support import steps
 from support.scenes import random_batch
-
-from official_maskrcnn import build_task, load_experiment
-
-_OVERRIDES = (
-    "task.init_checkpoint=null,runtime.mixed_precision_dtype=null,"
-    "task.model.mask_head.convnet_variant=hourglass52,task.model.mask_head.num_filters=64,"
-    "task.model.mask_head.class_agnostic=true,task.model.mask_roi_aligner.crop_size=32,"
-    "task.model.use_gt_boxes_for_masks=true,task.model.input_size=[{size},{size},3]"
-)
 
 
 def main() -> None:
@@ -32,13 +24,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
 
-    experiment = load_experiment(
-        "deep_mask_head_rcnn_resnetfpn_coco", overrides=_OVERRIDES.format(size=arguments.size)
-    )
-    task = build_task(experiment)
-    model = task.build_model()
-    optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
-    step = tf.function(lambda batch: task.train_step(batch, model, optimizer))
+    step = steps.training_step(steps.experiment_of(arguments.size, steps.HOURGLASS))
     batches = {
         slots: tf.nest.map_structure(
             tf.constant,

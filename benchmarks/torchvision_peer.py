@@ -75,6 +75,7 @@ def _build(height: int, width: int):
 
 def _serve_training(height: int, width: int, batch_size: int) -> None:
     import tensorflow as tf
+    from support import steps
 
     from official_maskrcnn.modeling import proposals
 
@@ -88,8 +89,7 @@ def _serve_training(height: int, width: int, batch_size: int) -> None:
 
     proposals.generate_proposals = propose_more
     experiment, task, model, _ = _build(height, width)
-    optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
-    step = tf.function(lambda batch: task.train_step(batch, model, optimizer))
+    step = steps.training_step(experiment, task, model)
     batch = random_batch(height, width, batch_size, instances=7)
     batch = tf.nest.map_structure(tf.constant, batch)
 

@@ -13,45 +13,20 @@ from support.scenes import random_batch
 from support.serve import serve
 from support.sides import alternate, report
 
-_HOURGLASS = (
-    "task.model.mask_head.convnet_variant=hourglass52,task.model.mask_head.num_filters=64,"
-    "task.model.mask_head.class_agnostic=true,task.model.mask_roi_aligner.crop_size=32,"
-    "task.model.use_gt_boxes_for_masks=true"
-)
-_CASES = {  # configuration, side of the images
-    "hourglass52 on ground-truth boxes": (_HOURGLASS, 512),
-    "default head on proposals": ("", 512),
-    "hourglass52, first step": (_HOURGLASS, 256),
+_CASES = {  # whether the mask head is the hourglass, side of the images
+    "hourglass52 on ground-truth boxes": (True, 512),
+    "default head on proposals": (False, 512),
+    "hourglass52, first step": (True, 256),
 }
 _BATCH = 2
 
 
-def _experiment(case: str):
-    from official_maskrcnn import load_experiment
-
-    changes, size = _CASES[case]
-    common = (
-        f"task.init_checkpoint=null,task.model.input_size=[{size},{size},3],"
-        "runtime.mixed_precision_dtype=null"
-    )
-    return load_experiment(
-        "deep_mask_head_rcnn_resnetfpn_coco", overrides=f"{common},{changes}".rstrip(",")
-    )
-
-
 def _serve_ours(case: str) -> None:
     import tensorflow as tf
+    from support import steps
 
-    from official_maskrcnn import build_task
-    from official_maskrcnn.training.optimizer import create_slots
-
-    experiment = _experiment(case)
-    task = build_task(experiment)
-    model = task.build_model()
-    optimizer = task.build_optimizer(experiment.trainer.optimizer_config)
-    create_slots(optimizer, model)
-    step = tf.function(lambda batch: task.train_step(batch, model, optimizer))
-    size = _CASES[case][1]
+    hourglass, size = _CASES[case]
+    step = steps.training_step(steps.experiment_of(size, steps.HOURGLASS if hourglass else ""))
     batch = tf.nest.map_structure(tf.constant, random_batch(size, size, _BATCH, instances=7))
     serve(lambda: {"loss": float(step(batch)["total_loss"])})
 
@@ -62,11 +37,11 @@ def _serve_reference(case: str) -> None:
     from official.projects.deepmac_maskrcnn.configs import deep_mask_head_rcnn as configs
     from official.projects.deepmac_maskrcnn.tasks import deep_mask_head_rcnn as tasks
 
-    changes, size = _CASES[case]
+    hourglass, size = _CASES[case]
     config = configs.deep_mask_head_rcnn_resnetfpn_coco()
     config.task.model.input_size = [size, size, 3]
     model_config = config.task.model
-    if changes:
+    if hourglass:
         model_config.use_gt_boxes_for_masks = True
         model_config.mask_roi_aligner.crop_size = 32
         head = {"convnet_variant": "hourglass52", "num_filters": 64, "class_agnostic": True}

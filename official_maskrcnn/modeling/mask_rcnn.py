@@ -450,7 +450,8 @@ class MaskRCNN(tf_keras.Model):
         if self.config.outer_boxes_scale != 1.0:
             detections["detection_outer_boxes"] = _to_original(boxes, image_info)
         # Only real detections go through the mask head, unless shapes must be static.
-        packed = sampling.pack(tf.ones_like(real) if self.static_shapes else real, min_size=1)
+        all_slots = real.shape.num_elements() if self.static_shapes else None
+        packed = sampling.pack(real, all_slots, min_size=1)
         masks = self.predict_masks(
             features, packed.gather(boxes), packed.batch_indices, packed.gather(classes)
         )

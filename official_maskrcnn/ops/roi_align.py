@@ -151,12 +151,38 @@ def _crop_by_sparse_product(cells: tf.Tensor, samples: _Samples, sampling_ratio:
 
 def _crop_by_gather(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) -> tf.Tensor:
     """The crops by gathering four cells a sample, which XLA compiles; slower on a CPU."""
-    crops = 0.0
-    for i in range(2):
-        for j in range(2):
-            read = samples.rows[:, :, None, i] + samples.columns[:, None, :, j]  # [m, n, n]
-            weights = samples.row_weights[:, :, None, i] * samples.column_weights[:, None, :, j]
-            crops += tf.gather(cells, read) * tf.cast(weights, cells.dtype)[..., None]
-    if sampling_ratio == 1:
-        return crops
-    return tf.nn.avg_pool2d(crops, sampling_ratio, sampling_ratio, "VALID")
+    neighbours = [
+        (
+            samples.rows[:, :, None, i] + samples.columns[:, None, :, j],  # [m, n, n]
+            samples.row_weights[:, :, None, i] * samples.column_weights[:, None, :, j],
+        )
+        for i in range(2)
+        for j in range(2)
+    ]
+
+    # TensorFlow's own gradient would ask which of the gathered rows come from which level of the
+    # pyramid: as many as there are, which is no shape for a TPU, and minutes of work for XLA.
+    @tf.custom_gradient
+    def crop(cells: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(of_bins: tf.Tensor) -> tf.Tensor:
+            of_samples = tf.cast(of_bins, tf.float32) / sampling_ratio**2
+            for axis in (1, 2):
+                of_samples = tf.repeat(of_samples, sampling_ratio, axis)
+            total = tf.zeros(tf.shape(cells))
+            for read, weights in neighbours:
+                total = tf.tensor_scatter_nd_add(
+                    total, read[..., None], of_samples * weights[..., None]
+                )
+            return tf.cast(total, cells.dtype)
+
+        crops = tf.add_n(
+            [
+                tf.gather(cells, read) * tf.cast(weights, cells.dtype)[..., None]
+                for read, weights in neighbours
+            ]
+        )
+        if sampling_ratio > 1:
+            crops = tf.nn.avg_pool2d(crops, sampling_ratio, sampling_ratio, "VALID")
+        return crops, gradient
+
+    return crop(cells)

@@ -153,12 +153,12 @@ def test_the_verb_refuses_before_it_compiles(capsys):
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """A compiler whose programs need 3 GiB an image, and the batches that it got."""
-    batches = []
+    """A compiler whose programs need 3 GiB an image, and the functions that it got."""
+    functions = []
 
     def compile_function(function, topology):
-        batches.append(function.inputs[0].shape[0])
-        needed = 3 * GIB * batches[-1]
+        functions.append(function)
+        needed = 3 * GIB * function.inputs[0].shape[0]
         return Program(
             fits=needed <= parse_topology("v3-8").hbm_bytes,
             total_bytes=needed,
@@ -172,7 +172,11 @@ def compiler(monkeypatch):
 
     monkeypatch.setattr(tpu_compiler, "require_compiler", lambda: None)
     monkeypatch.setattr(tpu_check, "compile_function", compile_function)
-    return batches
+    return functions
+
+
+def _batches(functions):
+    return [function.inputs[0].shape[0] for function in functions]
 
 
 def test_the_verb_compiles_each_core_s_share_and_finds_the_largest(compiler, capsys):
@@ -181,14 +185,26 @@ def test_the_verb_compiles_each_core_s_share_and_finds_the_largest(compiler, cap
     assert main([*arguments, batch.format(32), "--find-batch", "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert (numbers["batch_size"], numbers["largest_batch"]) == (4, 5)
-    assert sorted(compiler) == [4, 5, 6, 8]
+    assert sorted(_batches(compiler)) == [4, 5, 6, 8]
 
     compiler.clear()
     assert main([*arguments, batch.format(64)]) == 2
     captured = capsys.readouterr()
-    assert compiler == [8]
+    assert _batches(compiler) == [8]
     assert "24.00" in captured.out
     assert "needs 24.00 GiB" in captured.err and "--find-batch" in captured.err
+
+
+@pytest.mark.parametrize("step", ["training", "inference"])
+def test_no_operation_of_the_step_has_a_shape_that_depends_on_data(compiler, step):
+    """Such ones make XLA look for bounds for minutes, and are slow on a TPU if it takes them."""
+    batch = "task.train_data.global_batch_size=8,task.validation_data.global_batch_size=8"
+    inference = ["--inference"] if step == "inference" else []
+    assert main(["tpu-check", _RESNET, "--topology", "v3-8", *_TINY, batch, *inference]) == 0
+    operations = {operation.type for operation in compiler[0].graph.get_operations()}
+    assert len(operations) > 50
+    assert not operations & {"Where", "Unique", "UniqueV2", "DynamicPartition", "ListDiff"}
+    assert not any("NonMaxSuppression" in operation for operation in operations)
 
 
 if importlib.util.find_spec("libtpu") is not None:

@@ -8,6 +8,8 @@ float32, in turn in one run. Writes training_step.csv beside.
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from support.scenes import random_batch
 from support.serve import serve
@@ -33,11 +35,18 @@ def _serve_ours(case: str) -> None:
 
 def _serve_reference(case: str) -> None:
     import tensorflow as tf
+
+    step, images, labels = reference_step(*_CASES[case])
+    compiled = tf.function(step)
+    serve(lambda: {"loss": float(compiled(images, labels)["loss"])})
+
+
+def reference_step(hourglass: bool, size: int) -> tuple[Callable[..., dict[str, Any]], Any, Any]:
+    """The training step of tf-models-official, images, and labels."""
     from official.modeling import optimization
     from official.projects.deepmac_maskrcnn.configs import deep_mask_head_rcnn as configs
     from official.projects.deepmac_maskrcnn.tasks import deep_mask_head_rcnn as tasks
 
-    hourglass, size = _CASES[case]
     config = configs.deep_mask_head_rcnn_resnetfpn_coco()
     config.task.model.input_size = [size, size, 3]
     model_config = config.task.model
@@ -50,9 +59,11 @@ def _serve_reference(case: str) -> None:
     model = task.build_model()
     factory = optimization.OptimizerFactory(config.trainer.optimizer_config)
     optimizer = factory.build_optimizer(factory.build_learning_rate())
-    step = tf.function(lambda images, labels: task.train_step((images, labels), model, optimizer))
-    images, labels = _reference_batch(size, config.task)
-    serve(lambda: {"loss": float(step(images, labels)["loss"])})
+
+    def step(images: Any, labels: Any) -> dict[str, Any]:
+        return task.train_step((images, labels), model, optimizer)
+
+    return step, *_reference_batch(size, config.task)
 
 
 def _reference_batch(size: int, config):

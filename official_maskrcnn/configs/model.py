@@ -107,9 +107,9 @@ class DeepMaskHead(hyperparams.Config):
 class MaskSampler(hyperparams.Config):
     num_sampled_masks: int = 128  # foreground RoIs an image, when training on proposals
     # Ours: RoIs an image that the mask head has room for where shapes are static (TPU, XLA), pooled
-    # over the images of a replica; what overflows is counted in `mask_rois_dropped`. None: 32 when
-    # training on ground-truth boxes (99 % of COCO's images have at most 33), else
-    # num_sampled_masks. Elsewhere the head runs on as many RoIs as there are.
+    # over the images of a replica; what overflows is counted in `mask_rois_dropped`. None: 24, but
+    # at least 48 in all, when training on ground-truth boxes, else num_sampled_masks. Elsewhere
+    # the head runs on as many RoIs as there are.
     static_rois_per_image: int | None = None
 
 

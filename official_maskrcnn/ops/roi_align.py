@@ -1,6 +1,6 @@
 """RoIAlign over a feature pyramid (Mask R-CNN, arXiv 1703.06870, section 3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -107,6 +107,14 @@ def _bilinear_samples(
     )
 
 
+def _by_bin(samples: _Samples, sampling_ratio: int) -> Iterator[tf.Tensor]:
+    """Rows, columns and their weights [m, crop_size, k]: the k of them that a bin is the sum of."""
+    for values in samples:
+        num_bins = values.shape[1] // sampling_ratio
+        values = tf.reshape(values, [-1, num_bins, 2 * sampling_ratio])
+        yield values / sampling_ratio if values.dtype.is_floating else values
+
+
 def _crop_by_sparse_product(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) -> tf.Tensor:
     """The crops as a sparse matrix times the table, and its transpose for the gradient.
 
@@ -115,14 +123,7 @@ def _crop_by_sparse_product(cells: tf.Tensor, samples: _Samples, sampling_ratio:
     bfloat16.
     """
 
-    def by_bin(values: tf.Tensor) -> tf.Tensor:
-        """[m, crop_size, k], the k rows or columns that a bin reads, out of [m, n, 2]."""
-        num_bins = values.shape[1] // sampling_ratio
-        return tf.reshape(values, [-1, num_bins, 2 * sampling_ratio])
-
-    rows, columns = by_bin(samples.rows), by_bin(samples.columns)
-    row_weights = by_bin(samples.row_weights) / sampling_ratio
-    column_weights = by_bin(samples.column_weights) / sampling_ratio
+    rows, columns, row_weights, column_weights = _by_bin(samples, sampling_ratio)
     # [m, crop_size, crop_size, k, k]
     read = rows[:, :, None, :, None] + columns[:, None, :, None, :]
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
@@ -150,39 +151,34 @@ def _crop_by_sparse_product(cells: tf.Tensor, samples: _Samples, sampling_ratio:
 
 
 def _crop_by_gather(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) -> tf.Tensor:
-    """The crops by gathering four cells a sample, which XLA compiles; slower on a CPU."""
-    neighbours = [
-        (
-            samples.rows[:, :, None, i] + samples.columns[:, None, :, j],  # [m, n, n]
-            samples.row_weights[:, :, None, i] * samples.column_weights[:, None, :, j],
-        )
-        for i in range(2)
-        for j in range(2)
-    ]
+    """The crops as weighted sums of gathered cells, which XLA compiles; slower on a CPU.
+
+    RoIs are the last dimension of all but the cells, and the first but one of those: a TPU pads the
+    last two dimensions of an array, and would pad the few bins and reads by as much again.
+    """
+    rows, columns, row_weights, column_weights = (
+        tf.transpose(values, [2, 1, 0]) for values in _by_bin(samples, sampling_ratio)
+    )  # [k, crop_size, m]
+    # [k, k, crop_size, crop_size, m]
+    read = rows[:, None, :, None] + columns[None, :, None, :]
+    weights = row_weights[:, None, :, None] * column_weights[None, :, None, :]
+    reads, crop_size, channels = read.shape[0] ** 2, read.shape[2], cells.shape[-1]
+    read = tf.reshape(read, [reads, -1])  # [k * k, bins of all RoIs]
+    weights = tf.reshape(weights, [reads, -1, 1])
 
     # TensorFlow's own gradient would ask which of the gathered rows come from which level of the
     # pyramid: as many as there are, which is no shape for a TPU, and minutes of work for XLA.
     @tf.custom_gradient
     def crop(cells: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         def gradient(of_bins: tf.Tensor) -> tf.Tensor:
-            of_samples = tf.cast(of_bins, tf.float32) / sampling_ratio**2
-            for axis in (1, 2):
-                of_samples = tf.repeat(of_samples, sampling_ratio, axis)
-            total = tf.zeros(tf.shape(cells))
-            for read, weights in neighbours:
-                total = tf.tensor_scatter_nd_add(
-                    total, read[..., None], of_samples * weights[..., None]
-                )
+            of_bins = tf.cast(tf.reshape(of_bins, [1, -1, channels]), tf.float32)
+            total = tf.tensor_scatter_nd_add(
+                tf.zeros(tf.shape(cells)), read[..., None], of_bins * weights
+            )
             return tf.cast(total, cells.dtype)
 
-        crops = tf.add_n(
-            [
-                tf.gather(cells, read) * tf.cast(weights, cells.dtype)[..., None]
-                for read, weights in neighbours
-            ]
-        )
-        if sampling_ratio > 1:
-            crops = tf.nn.avg_pool2d(crops, sampling_ratio, sampling_ratio, "VALID")
-        return crops, gradient
+        bins = tf.reduce_sum(tf.cast(tf.gather(cells, read), tf.float32) * weights, axis=0)
+        return tf.cast(bins, cells.dtype), gradient
 
-    return crop(cells)
+    crops = tf.reshape(crop(cells), [crop_size, crop_size, -1, channels])
+    return tf.transpose(crops, [2, 0, 1, 3])

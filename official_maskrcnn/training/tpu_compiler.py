@@ -97,11 +97,39 @@ def require_compiler() -> None:
         )
 
 
+def lower(function: tf.types.experimental.ConcreteFunction) -> bytes:
+    """A function as XLA's HLO, serialized.
+
+    Its parameters are the function's inputs, its results the function's and then every variable
+    that changes.
+
+    Args:
+      function: its shapes are static; created with `jit_compile=True`.
+
+    Raises:
+      CompileError: some operation has no version for XLA; the message names it.
+    """
+    try:
+        return compiler_ir.from_concrete_function(function)(stage="hlo_serialized")
+    except tf.errors.OpError as error:
+        raise CompileError(_refusal(error.message)) from error
+
+
+def to_stablehlo(hlo: bytes) -> "ir.Module":
+    """Lowered HLO as a StableHLO module, in the MLIR context that is entered."""
+    from jaxlib import xla_client
+    from jaxlib.mlir import ir
+
+    module = ir.Module.parse(xla_client._xla.mlir.hlo_to_stablehlo(hlo))
+    _drop_copies(module)
+    return module
+
+
 def compile_function(function: tf.types.experimental.ConcreteFunction, topology: str) -> Program:
     """Compiles a function for one device.
 
     Args:
-      function: its shapes are static; created with `jit_compile=True`.
+      function: as `lower` takes it.
       topology: in the compiler's own words, such as v3:2x2x1.
 
     Raises:
@@ -109,26 +137,17 @@ def compile_function(function: tf.types.experimental.ConcreteFunction, topology:
       CompileError: some operation does not compile; the message names it.
     """
     require_compiler()
-    try:
-        hlo = compiler_ir.from_concrete_function(function)(stage="hlo_serialized")
-    except tf.errors.OpError as error:
-        raise CompileError(_refusal(error.message)) from error
-    return _compile(hlo, topology)
-
-
-def _compile(hlo: bytes, topology: str) -> Program:
+    hlo = lower(function)
     os.environ.update({name: os.environ.get(name, value) for name, value in _NO_TPU.items()})
     import jax.errors
     from jax.experimental import topologies
     from jax.interpreters import mlir
     from jaxlib import xla_client
-    from jaxlib.mlir import ir
 
     device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
     options = xla_client.CompileOptions()
     with mlir.make_ir_context():
-        module = ir.Module.parse(xla_client._xla.mlir.hlo_to_stablehlo(hlo))
-        _drop_copies(module)
+        module = to_stablehlo(hlo)
         try:
             executable = device.client.compile(
                 module, xla_client.DeviceList((device,)), compile_options=options

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 from official_maskrcnn import UserError, build_task, load_experiment, run
+from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.data.synthetic import make_synthetic
+from official_maskrcnn.modeling.mask_rcnn import static_mask_rois
 
 _TINY = (
     "task.init_checkpoint=null,task.model.input_size=[128,128,3],"
@@ -93,3 +95,21 @@ def test_a_missing_annotation_file_is_named(shapes):
     task = build_task(_experiment(shapes, "task.annotation_file=/nowhere/instances.json"))
     with pytest.raises(UserError, match=r"/nowhere/instances\.json does not exist"):
         task.build_evaluator()
+
+
+@pytest.mark.parametrize(
+    ("on_boxes", "per_image", "batch_size", "slots", "expected"),
+    [
+        (True, None, 1, 100, 48),
+        (True, None, 2, 100, 48),
+        (True, None, 8, 100, 192),
+        (True, None, 1, 20, 20),
+        (True, 10, 2, 100, 20),
+        (False, None, 2, 512, 256),
+        (False, 40, 2, 512, 80),
+    ],
+)
+def test_room_for_masks_where_shapes_are_static(on_boxes, per_image, batch_size, slots, expected):
+    config = DeepMaskHeadRCNN(use_gt_boxes_for_masks=on_boxes)
+    config.mask_sampler.static_rois_per_image = per_image
+    assert static_mask_rois(config, batch_size, slots) == expected

@@ -24,10 +24,10 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
             return super().call(inputs, training=training)
         if weights.shape.rank == 0:
             return self._normalize_all(inputs, weights)
-        x = tf.cast(inputs, tf.float32)
+        x, weights = tf.cast(inputs, self.dtype), tf.cast(weights, self.dtype)
         w = tf.reshape(weights, [-1] + [1] * (inputs.shape.rank - 1))
         axes = list(range(inputs.shape.rank - 1))
-        cells = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:-1]), tf.float32)
+        cells = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:-1]), self.dtype)
         sums = [
             tf.reduce_sum(x * w, axes),
             tf.reduce_sum(tf.square(x) * w, axes),
@@ -40,7 +40,7 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         mean = total / tf.maximum(count, 1.0)
         variance = tf.maximum(total_squared / tf.maximum(count, 1.0) - tf.square(mean), 0.0)
 
-        update = tf.where(count > 0.0, 1.0 - self.momentum, 0.0)
+        update = tf.cast(count > 0.0, self.dtype) * (1.0 - self.momentum)
         self._move_statistics(mean, variance, update)
         mean = tf.where(count > 0.0, mean, self.moving_mean)
         variance = tf.where(count > 0.0, variance, self.moving_variance)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from official_maskrcnn import UserError, load_experiment
 from official_maskrcnn.configs.model import DeepMaskHead
@@ -100,13 +101,26 @@ def _train_save_restore(experiment, folder, jit_compile=False):
         np.testing.assert_allclose(got[key], value, atol=1e-5, err_msg=key)
 
 
+@pytest.fixture
+def float64():
+    tf_keras.mixed_precision.set_global_policy("float64")
+    yield
+    tf_keras.mixed_precision.set_global_policy("float32")
+
+
 @pytest.mark.parametrize("variant", _all(MASK_HEADS.names()))
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_mask_head(variant, jit_compile):
-    """Builds, takes a step under both compilers, keeps padding out, tells its RoI size."""
+def test_mask_head(variant, jit_compile, float64):
+    """Builds, takes a step under both compilers, keeps padding out, tells its RoI size.
+
+    In float64, as what float32 loses where sums come in another order grows through a hundred
+    normalisations.
+    """
     side = max(MASK_HEADS.get(variant).roi_size_multiple, 8)
     num_real, num_padding = 12, 4
-    features = tf.random.stateless_normal([num_real + num_padding, side, side, 8], [1, 2])
+    features = tf.random.stateless_normal(
+        [num_real + num_padding, side, side, 8], [1, 2], dtype=tf.float64
+    )
     classes = tf.range(num_real + num_padding) % 5
     weights = tf.concat([tf.ones([num_real]), tf.zeros([num_padding])], axis=0)
     config = DeepMaskHead(convnet_variant=variant, num_filters=4)
@@ -117,7 +131,8 @@ def test_mask_head(variant, jit_compile):
     def step(features, classes, weights):
         with tf.GradientTape() as tape:
             logits = head(features, classes, training=True, weights=weights)
-            loss = tf.reduce_sum(tf.square(logits) * weights[:, None, None])
+            real = tf.cast(weights, logits.dtype)[:, None, None]
+            loss = tf.reduce_sum(tf.square(logits) * real)
         return logits, tape.gradient(loss, head.trainable_variables)
 
     initial = head.get_weights()
@@ -125,18 +140,17 @@ def test_mask_head(variant, jit_compile):
     assert logits.shape == (num_real + num_padding, 2 * side, 2 * side)
     assert all(g is not None and np.all(np.isfinite(g)) for g in gradients)
     after = head.get_weights()
-    # What lies in the padding must not matter, neither for outputs nor for moving statistics;
-    # the tolerances are for sums in another order, through a hundred normalisations.
+    # What lies in the padding must not matter, neither for outputs nor for moving statistics.
     head.set_weights(initial)
     garbage = tf.concat([features[:num_real], 100.0 + features[num_real:]], axis=0)
     np.testing.assert_allclose(
-        step(garbage, classes, weights)[0][:num_real], logits[:num_real], atol=5e-3
+        step(garbage, classes, weights)[0][:num_real], logits[:num_real], atol=1e-7
     )
     for with_garbage, without in zip(head.get_weights(), after, strict=True):
-        np.testing.assert_allclose(with_garbage, without, atol=1e-3, rtol=1e-3)
+        np.testing.assert_allclose(with_garbage, without, atol=1e-7, rtol=1e-7)
     head.set_weights(initial)
     dense = head(features[:num_real], classes[:num_real], training=True)
-    np.testing.assert_allclose(dense, logits[:num_real], atol=5e-3)
+    np.testing.assert_allclose(dense, logits[:num_real], atol=1e-7)
 
 
 @pytest.mark.parametrize("variant", _all(MASK_HEADS.names()))

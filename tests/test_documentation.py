@@ -28,7 +28,8 @@ _SHORT = ",".join(
         "trainer.train_steps=2,trainer.train_epochs=null,trainer.boundary_epochs=null",
         "trainer.steps_per_loop=1,trainer.checkpoint_interval=2,trainer.validation_interval=2",
         "trainer.validation_steps=2,runtime.run_eagerly=true",  # tracing would take longest
-        "trainer.optimizer_config.learning_rate.stepwise={boundaries: [1], values: [1e-3, 1e-4]}",
+        "trainer.optimizer_config.learning_rate={type: stepwise, stepwise: {boundaries: [1], "
+        "values: [1e-3, 1e-4]}}",
     )
 )
 

@@ -28,8 +28,8 @@ def static_mask_rois(config: DeepMaskHeadRCNN, batch_size: int, slots: int) -> i
 
     Args:
       config: what `mask_sampler.static_rois_per_image` does not say depends on the kind of RoIs. On
-        ground-truth boxes there is room for 24 an image and 48 in all: COCO has 7 instances an
-        image, of which 0.4 % find no room at 2 images a replica, none at 8.
+        ground-truth boxes there is room for 24 an image and 48 in all: of the instances of COCO, 7
+        an image, 0.4 % find no room at 2 images a replica and none at 8 (92 photographs).
       batch_size: images of a replica.
       slots: RoIs an image, with padding.
     """

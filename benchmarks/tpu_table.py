@@ -3,12 +3,13 @@
     python benchmarks/tpu_table.py [--only PATTERN]
 
 Compiles the training step of each row for one core, ahead of time: no TPU is needed, but the extra
-tpu-check. Writes tpu_table.csv beside, and the table of docs/tpu.md from it. With --only, rows
-whose name has the pattern are compiled anew and the others stay as they are.
+tpu-check. Writes tpu_table.csv beside, and the tables of docs/tpu.md from it. With --only, rows
+whose name matches, such as 'r50*', are compiled anew and the others stay as they are.
 """
 
 import argparse
 import csv
+import fnmatch
 import importlib.util
 import json
 import pathlib
@@ -19,6 +20,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CSV = pathlib.Path(__file__).with_suffix(".csv")
 _PAGE = _ROOT / "docs" / "tpu.md"
 _FLOAT32 = ("runtime.mixed_precision_dtype=float32", "task.train_data.dtype=float32")
+_REMATERIALIZE = "task.model.rematerialize=true"
 _GIB = 2**30
 
 # Row: what --only is matched with; configuration; slice; changes.
@@ -27,6 +29,8 @@ _ROWS = {
     "r50 hg52 float32": ("voc_r50_hg52", "v3-32", _FLOAT32),
     "r50": ("voc_r50", "v3-32", ()),
     "r50 hg52": ("voc_r50_hg52", "v3-32", ()),
+    "r50 hg52 batch 4": ("voc_r50_hg52", "v3-32", ("task.train_data.global_batch_size=128",)),
+    "r50 hg52 rematerialized": ("voc_r50_hg52", "v3-32", (_REMATERIALIZE,)),
     "r101 hg52": ("voc_r101_hg52", "v3-32", ()),
     "spinenet143 hg52": ("voc_spinenet143_hg52", "v3-128", ()),
     "r50 hg52 v4": ("voc_r50_hg52", "v4-32", ()),
@@ -93,12 +97,18 @@ def _comparison(rows: dict[str, dict[str, str]]) -> str:
     return _table(header, lines)
 
 
+def _configuration(name: str) -> str:
+    config, _, changes = _ROWS[name]
+    return f"{config}, {_REMATERIALIZE}" if _REMATERIALIZE in changes else config
+
+
 def _published(rows: dict[str, dict[str, str]]) -> str:
     lines = []
     for name, row in rows.items():
         lines.append(
             (
-                *(_ROWS[name][0], row["topology"], row["batch_size"], row["precision"]),
+                _configuration(name),
+                *(row["topology"], row["batch_size"], row["precision"]),
                 *(_number(row["flops"], 1e12), _number(row["bytes_accessed"], 1e9)),
                 _number(row["temporary_bytes"], _GIB),
                 f"{_number(row['total_bytes'], _GIB)} / {_number(row['available_bytes'], _GIB)}",
@@ -125,17 +135,17 @@ def _write_page(rows: dict[str, dict[str, str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="PATTERN", help="part of a row's name")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="of rows' names")
     pattern = parser.parse_args().only
     if importlib.util.find_spec("libtpu") is None:
         print("left out: it needs pip install 'official-maskrcnn[tpu-check]'")
         return
     rows: dict[str, dict[str, str]] = {}
-    if pattern and _CSV.exists():
+    if _CSV.exists():
         with _CSV.open(newline="") as file:
             rows = {row["row"]: row for row in csv.DictReader(file)}
     for name in _ROWS:
-        if pattern in name:
+        if fnmatch.fnmatchcase(name, pattern):
             rows[name] = _compile(name)
             rows = {name: rows[name] for name in _ROWS if name in rows}
             with _CSV.open("w", newline="") as file:

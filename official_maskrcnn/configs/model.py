@@ -152,6 +152,9 @@ class DeepMaskHeadRCNN(hyperparams.Config):
     mask_sampler: MaskSampler = dataclasses.field(default_factory=MaskSampler)
     mask_roi_aligner: MaskROIAligner = dataclasses.field(default_factory=MaskROIAligner)
     norm_activation: NormActivation = dataclasses.field(default_factory=NormActivation)
+    # Ours: the residual blocks of a ResNet or SpineNet are computed again for the backward pass, so
+    # that only their inputs stay in memory until then (docs/tpu.md says what it saves and costs).
+    rematerialize: bool = False
     # Ours: "model_garden" restores the numerics of tf-models-official where ours differ on
     # purpose (RoIAlign, batch norm of the hourglass), for weights that were trained with it.
     compatibility: str = "none"

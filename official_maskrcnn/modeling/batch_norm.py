@@ -25,12 +25,12 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         if weights.shape.rank == 0:
             return self._normalize_all(inputs, weights)
         x, weights = tf.cast(inputs, self.dtype), tf.cast(weights, self.dtype)
-        w = tf.reshape(weights, [-1] + [1] * (inputs.shape.rank - 1))
-        axes = list(range(inputs.shape.rank - 1))
+        axes = list(range(1, inputs.shape.rank - 1))
         cells = tf.cast(tf.reduce_prod(tf.shape(inputs)[1:-1]), self.dtype)
+        w = weights[:, None]
         sums = [
-            tf.reduce_sum(x * w, axes),
-            tf.reduce_sum(tf.square(x) * w, axes),
+            tf.reduce_sum(w * tf.reduce_sum(x, axes), 0),
+            tf.reduce_sum(w * tf.reduce_sum(tf.square(x), axes), 0),
             tf.reduce_sum(weights) * cells,
         ]
         if self.synchronized:
@@ -60,7 +60,7 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         self.moving_variance.assign_sub((self.moving_variance - variance) * step)
 
 
-_BATCH_NORMS = (
+BATCH_NORMS = (
     tf_keras.layers.BatchNormalization,
     tf_keras.layers.experimental.SyncBatchNormalization,  # not a subclass of the first
 )
@@ -81,6 +81,6 @@ class _FrozenBatchNorm(tf_keras.layers.BatchNormalization):
 def freeze_batch_norm(model: tf_keras.Model) -> None:
     """Makes every batch normalisation of a model, once built, a fixed scale and offset."""
     for layer in model.submodules:
-        if isinstance(layer, _BATCH_NORMS):
+        if isinstance(layer, BATCH_NORMS):
             layer.trainable = False
             layer.__class__ = _FrozenBatchNorm  # Model Garden's blocks know only Keras' layers

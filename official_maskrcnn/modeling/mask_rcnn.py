@@ -13,6 +13,7 @@ from official_maskrcnn.configs.model import DeepMaskHeadRCNN, ROIAligner
 from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling import backbones, batch_norm, proposals, roi_sampling
 from official_maskrcnn.modeling.heads import BoxHead, LayerOptions, MaskHead, check_roi_size
+from official_maskrcnn.modeling.rematerialization import rematerialize
 from official_maskrcnn.ops import anchors as anchor_ops
 from official_maskrcnn.ops import boxes as box_ops
 from official_maskrcnn.ops import masks as mask_ops
@@ -75,7 +76,7 @@ class TrainingOutputs(NamedTuple):
 
     Attributes:
       rpn_logits: level to [b, a_l].
-      rpn_deltas: level to [b, a_l, 4].
+      rpn_deltas: level to [b, 4, a_l].
       stages: one for each box head.
       masks: None for a model without masks.
     """
@@ -124,7 +125,9 @@ class MaskRCNN(tf_keras.Model):
             regularizer=regularizer,
         )
 
-        self.backbone = backbones.build_backbone(config, norm, regularizer)
+        self.backbone = backbones.build_backbone(config, norm, regularizer, static_shapes)
+        if config.rematerialize:
+            rematerialize(self.backbone)
         self.decoder = backbones.build_decoder(
             config, self.backbone.output_specs, norm, regularizer
         )
@@ -159,7 +162,7 @@ class MaskRCNN(tf_keras.Model):
 
     @functools.cached_property
     def anchors(self) -> dict[str, np.ndarray]:
-        """Anchors [a_l, 4] of each level, in pixels of the network input."""
+        """Anchors [4, a_l] of each level, in pixels of the network input."""
         config = self.config
         height, width = config.input_size[:2]
         return anchor_ops.pyramid_anchors(
@@ -292,8 +295,14 @@ class MaskRCNN(tf_keras.Model):
         self, features: Mapping[str, tf.Tensor], training: bool
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         scores, boxes = self.rpn_head(features, training=training)
-        logits = {k: tf.reshape(v, [-1, self.anchors[k].shape[0]]) for k, v in scores.items()}
-        deltas = {k: tf.reshape(v, [-1, self.anchors[k].shape[0], 4]) for k, v in boxes.items()}
+        logits, deltas = {}, {}
+        for level, anchors in self.anchors.items():
+            per_cell, num_anchors = scores[level].shape[-1], anchors.shape[1]
+            planes = tf.transpose(scores[level], [0, 3, 1, 2])  # [b, per_cell, h, w]
+            logits[level] = tf.reshape(planes, [-1, num_anchors])
+            planes = tf.transpose(boxes[level], [0, 3, 1, 2])  # [b, per_cell * 4, h, w]
+            planes = tf.reshape(planes, [-1, per_cell, 4, num_anchors // per_cell])
+            deltas[level] = tf.reshape(tf.transpose(planes, [0, 2, 1, 3]), [-1, 4, num_anchors])
         return logits, deltas
 
     def _align(

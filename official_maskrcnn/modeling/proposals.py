@@ -25,8 +25,8 @@ def generate_proposals(
 
     Args:
       logits: level to objectness logits [b, a_l].
-      deltas: level to box outputs [b, a_l, 4].
-      anchors: level to [a_l, 4].
+      deltas: level to box outputs [b, 4, a_l].
+      anchors: level to [4, a_l].
       image_size: [b, 2], (height, width) of the images within the network input.
       config: numbers and thresholds, of which those with `test_` hold when not training.
       training: see config.
@@ -46,14 +46,15 @@ def generate_proposals(
 
     all_boxes, all_scores = [], []
     for level in sorted(logits, key=int):
-        num_anchors = anchors[level].shape[0]
+        num_anchors = anchors[level].shape[1]
         level_logits, indices = tf.math.top_k(
             tf.cast(logits[level], tf.float32), k=min(top_k, num_anchors)
         )  # [b, k]
         scores = tf.sigmoid(level_logits)
+        level_deltas = tf.gather(deltas[level], indices, axis=2, batch_dims=1)  # [b, 4, k]
         boxes = box_ops.decode(
-            tf.cast(tf.gather(deltas[level], indices, batch_dims=1), tf.float32),
-            tf.gather(anchors[level], indices),
+            tf.cast(tf.linalg.matrix_transpose(level_deltas), tf.float32),
+            tf.gather(anchors[level].T, indices),
         )
         boxes = box_ops.clip(boxes, image_size)  # [b, k, 4]
         sides = boxes[..., 2:] - boxes[..., :2]

@@ -1,4 +1,8 @@
-"""Anchors of a feature pyramid and their training labels."""
+"""Anchors of a feature pyramid and their training labels.
+
+Of anchors there are a quarter of a million: their coordinates come first, since a TPU pads the last
+dimension of an array to 128.
+"""
 
 import math
 from collections.abc import Sequence
@@ -29,8 +33,8 @@ def pyramid_anchors(
       anchor_size: side of the smallest anchor, in strides.
 
     Returns:
-      Level name to float32 [height_l * width_l * num_scales * len(aspect_ratios), 4]; of one
-      cell the aspect ratios come fastest.
+      Level name to float32 [4, num_scales * len(aspect_ratios) * height_l * width_l], anchors of
+      one scale and aspect ratio side by side.
     """
     ratios = np.sqrt(np.tile(aspect_ratios, num_scales))  # [a]
     scales = np.repeat(2.0 ** (np.arange(num_scales) / num_scales), len(aspect_ratios))  # [a]
@@ -42,9 +46,10 @@ def pyramid_anchors(
         y, x = (
             (np.arange(n) + 0.5) * length / n for n, length in zip(cells, image_size, strict=True)
         )
-        centers = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)[:, :, None]  # [h, w, 1, 2]
-        level_anchors = np.concatenate([centers - half, centers + half], axis=-1)  # [h, w, a, 4]
-        anchors[str(level)] = level_anchors.reshape(-1, 4).astype(np.float32)
+        centers = np.stack(np.meshgrid(y, x, indexing="ij"))[:, None]  # [2, 1, h, w]
+        half = half.T[..., None, None]  # [2, a, 1, 1]
+        level_anchors = np.concatenate([centers - half, centers + half])  # [4, a, h, w]
+        anchors[str(level)] = level_anchors.reshape(4, -1).astype(np.float32)
     return anchors
 
 
@@ -65,7 +70,7 @@ def label_anchors(
     drawn for the score loss.
 
     Args:
-      anchors: [a, 4].
+      anchors: [4, a].
       gt_boxes: [b, n, 4].
       gt_valid: [b, n] bool, False on padding.
       seed: int32 [2] of the random draw.
@@ -76,18 +81,19 @@ def label_anchors(
 
     Returns:
       score_targets int32 [b, a]: 1 foreground, 0 background, -1 not sampled.
-      box_targets [b, a, 4], encoded; 0 where not foreground.
+      box_targets [b, 4, a], encoded; 0 where not foreground.
       foreground [b, a] bool, sampled or not: where the box loss applies.
     """
-    iou = box_ops.pairwise_iou(anchors[None], gt_boxes)  # [b, a, n]
-    iou = tf.where(gt_valid[:, None, :], iou, -1.0)
-    best_iou = tf.reduce_max(iou, axis=-1)  # [b, a]
+    gt_boxes = tf.where(gt_valid[..., None], gt_boxes, 0.0)  # padding overlaps nothing
+    anchor = tf.unstack(anchors)  # [a] each
+    instance = tf.unstack(gt_boxes, axis=-1)  # [b, n] each
+    iou = box_ops.iou([c[:, None] for c in anchor], [c[:, None, :] for c in instance])  # [b, a, n]
     matched = tf.argmax(iou, axis=-1, output_type=tf.int32)  # [b, a]
 
     # The best anchor of each instance is foreground whatever its IoU, and belongs to it.
     num_anchors, num_instances = tf.shape(iou)[1], tf.shape(iou)[2]
     best_anchor = tf.argmax(iou, axis=1, output_type=tf.int32)  # [b, n]
-    has_anchor = gt_valid & (tf.reduce_max(iou, axis=1) > 0.0)
+    has_anchor = box_ops.iou([tf.gather(c, best_anchor) for c in anchor], instance) > 0.0
     best_anchor = tf.where(has_anchor, best_anchor, num_anchors)  # one more column takes the rest
     rows = tf.repeat(tf.range(tf.shape(iou)[0])[:, None], num_instances, axis=1)  # [b, n]
     columns = tf.repeat(tf.range(num_instances)[None], tf.shape(iou)[0], axis=0)  # [b, n]
@@ -98,6 +104,9 @@ def label_anchors(
     )[:, :-1]  # [b, a], num_instances where no instance forces the anchor
     is_forced = forced < num_instances
     matched = tf.where(is_forced, forced, matched)
+    boxes = tf.gather(tf.linalg.matrix_transpose(gt_boxes), matched, axis=2, batch_dims=1)
+    # Of the matches alone: the maximum over all pairs would be one more pass over them.
+    best_iou = box_ops.iou(anchor, tf.unstack(boxes, axis=1))  # [b, a]
 
     foreground = (best_iou >= match_threshold) | is_forced
     background = (best_iou < unmatched_threshold) & ~foreground
@@ -105,6 +114,6 @@ def label_anchors(
         foreground, background, num_samples, foreground_fraction, seed
     )
     score_targets = tf.where(sampled_foreground, 1, tf.where(sampled_background, 0, -1))
-    box_targets = box_ops.encode(tf.gather(gt_boxes, matched, batch_dims=1), anchors[None])
-    box_targets = tf.where(foreground[..., None], box_targets, 0.0)
+    box_targets = box_ops.encode(boxes, anchors[None], axis=-2)
+    box_targets = tf.where(foreground[:, None], box_targets, 0.0)
     return score_targets, box_targets, foreground

@@ -16,13 +16,17 @@ _MAX_LOG_SCALE = math.log(1000.0 / 16.0)  # a regressed box grows at most to thi
 _EPSILON = 1e-8
 
 
-def _centers_and_sizes(boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    sizes = boxes[..., 2:] - boxes[..., :2]
-    return boxes[..., :2] + 0.5 * sizes, sizes
+def _centers_and_sizes(boxes: tf.Tensor, axis: int = -1) -> tuple[tf.Tensor, tf.Tensor]:
+    starts, ends = tf.split(boxes, 2, axis=axis)
+    sizes = ends - starts
+    return starts + 0.5 * sizes, sizes
 
 
 def encode(
-    boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+    boxes: tf.Tensor,
+    anchors: tf.Tensor,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    axis: int = -1,
 ) -> tf.Tensor:
     """Regression targets that lead from anchors to boxes (R-CNN, arXiv 1311.2524, appendix C).
 
@@ -30,16 +34,18 @@ def encode(
       boxes: [..., 4].
       anchors: [..., 4], broadcastable to boxes.
       weights: factors of (dy, dx, dh, dw).
+      axis: negative; where the 4 coordinates lie.
 
     Returns:
       [..., 4] of (dy, dx, log dh, log dw).
     """
-    box_centers, box_sizes = _centers_and_sizes(boxes)
-    anchor_centers, anchor_sizes = _centers_and_sizes(anchors)
+    box_centers, box_sizes = _centers_and_sizes(boxes, axis)
+    anchor_centers, anchor_sizes = _centers_and_sizes(anchors, axis)
     anchor_sizes += _EPSILON
     shifts = (box_centers - anchor_centers) / anchor_sizes
     scales = tf.math.log((box_sizes + _EPSILON) / anchor_sizes)
-    return tf.concat([shifts, scales], axis=-1) * tf.constant(weights, boxes.dtype)
+    weights = tf.reshape(tf.constant(weights, boxes.dtype), [4] + [1] * (-axis - 1))
+    return tf.concat([shifts, scales], axis=axis) * weights
 
 
 def decode(
@@ -70,24 +76,32 @@ def enlarge(boxes: tf.Tensor, scale: float, image_size: tf.Tensor) -> tf.Tensor:
     return clip(tf.concat([centers - half, centers + half], axis=-1), image_size)
 
 
-def area(boxes: tf.Tensor) -> tf.Tensor:
-    """Areas [...] of boxes [..., 4]; 0 where the sides are reversed."""
-    sizes = tf.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
-    return sizes[..., 0] * sizes[..., 1]
-
-
 def pairwise_iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Intersection over union of every box [..., n, 4] with every other [..., m, 4]: [..., n, m].
 
     0 where both are empty.
     """
-    # Coordinate by coordinate: slices of [..., n, m, 2] would be copies.
-    top, left, bottom, right = tf.unstack(boxes[..., :, None, :], axis=-1)  # [..., n, 1]
-    others_top, others_left, others_bottom, others_right = tf.unstack(
-        others[..., None, :, :], axis=-1
-    )  # [..., 1, m]
-    height = tf.minimum(bottom, others_bottom) - tf.maximum(top, others_top)  # [..., n, m]
+    return iou(
+        tf.unstack(boxes[..., :, None, :], axis=-1), tf.unstack(others[..., None, :, :], axis=-1)
+    )
+
+
+def iou(boxes: Sequence[tf.Tensor], others: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Intersection over union of boxes with others, both as their four coordinates.
+
+    0 where both are empty. The coordinates' shapes broadcast to that of the result. Slices of boxes
+    in one array would be copies.
+    """
+    top, left, bottom, right = boxes
+    others_top, others_left, others_bottom, others_right = others
+    height = tf.minimum(bottom, others_bottom) - tf.maximum(top, others_top)
     width = tf.minimum(right, others_right) - tf.maximum(left, others_left)
     intersection = tf.maximum(height, 0.0) * tf.maximum(width, 0.0)
-    union = area(boxes)[..., :, None] + area(others)[..., None, :] - intersection
+    union = _area(boxes) + _area(others) - intersection
     return tf.math.divide_no_nan(intersection, union)
+
+
+def _area(box: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Of boxes as their four coordinates; 0 where the sides are reversed."""
+    top, left, bottom, right = box
+    return tf.maximum(bottom - top, 0.0) * tf.maximum(right - left, 0.0)

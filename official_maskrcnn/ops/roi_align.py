@@ -1,5 +1,6 @@
 """RoIAlign over a feature pyramid (Mask R-CNN, arXiv 1703.06870, section 3)."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -154,7 +155,8 @@ def _crop_by_gather(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) ->
     """The crops as weighted sums of gathered cells, which XLA compiles; slower on a CPU.
 
     RoIs are the last dimension of all but the cells, and the first but one of those: a TPU pads the
-    last two dimensions of an array, and would pad the few bins and reads by as much again.
+    last two dimensions of an array, and would pad the few bins and reads by as much again. It also
+    reads an array in tiles of up to 8 rows by 128 columns: a cell has tiles of its own.
     """
     rows, columns, row_weights, column_weights = (
         tf.transpose(values, [2, 1, 0]) for values in _by_bin(samples, sampling_ratio)
@@ -177,7 +179,10 @@ def _crop_by_gather(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) ->
             )
             return tf.cast(total, cells.dtype)
 
-        bins = tf.reduce_sum(tf.cast(tf.gather(cells, read), tf.float32) * weights, axis=0)
+        columns = math.gcd(channels, 128)
+        tiles = tf.reshape(cells, [-1, channels // columns, columns])
+        bins = tf.cast(tf.gather(tiles, read), tf.float32) * weights[..., None]
+        bins = tf.reshape(tf.reduce_sum(bins, axis=0), [-1, channels])
         return tf.cast(bins, cells.dtype), gradient
 
     crops = tf.reshape(crop(cells), [crop_size, crop_size, -1, channels])

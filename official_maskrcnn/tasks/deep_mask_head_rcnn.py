@@ -134,7 +134,7 @@ class MaskRCNNTask:
         """
         config = self.config.losses
         parser = self.config.train_data.parser
-        anchors = tf.concat(list(model.anchors.values()), axis=0)
+        anchors = tf.concat(list(model.anchors.values()), axis=1)
         labels = anchor_ops.label_anchors(
             anchors,
             batch["boxes"],
@@ -145,9 +145,9 @@ class MaskRCNNTask:
             parser.rpn_batch_size_per_im,
             parser.rpn_fg_fraction,
         )
-        sizes = [len(level) for level in model.anchors.values()]
+        sizes = [level.shape[1] for level in model.anchors.values()]
         scores, boxes, foreground = (
-            dict(zip(model.anchors, tf.split(label, sizes, axis=1), strict=True))
+            dict(zip(model.anchors, tf.split(label, sizes, axis=-1), strict=True))
             for label in labels
         )
         num_stages = len(outputs.stages)

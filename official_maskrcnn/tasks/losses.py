@@ -54,14 +54,14 @@ def rpn_box_loss(
     """Huber loss of the foreground anchors: the sum over levels of each level's mean.
 
     Args:
-      deltas: level to [b, a_l, 4].
-      targets: level to [b, a_l, 4].
+      deltas: level to [b, 4, a_l].
+      targets: level to [b, 4, a_l].
       foreground: level to [b, a_l] bool.
       delta: where the Huber loss turns linear.
     """
     total = 0.0
     for level in deltas:
-        weights = tf.cast(foreground[level], tf.float32)[..., None]  # [b, a_l, 1]
+        weights = tf.cast(foreground[level], tf.float32)[:, None]  # [b, 1, a_l]
         errors = targets[level] - tf.cast(deltas[level], tf.float32)
         count = _mean_over_replicas(4.0 * tf.reduce_sum(weights))
         total += tf.reduce_sum(_huber(errors, delta) * weights) / (count + _EPSILON)

@@ -15,6 +15,7 @@ from official_maskrcnn.data import coco, records
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.modeling.backbones import BACKBONE_MODELS
 from official_maskrcnn.modeling.heads import MASK_HEADS, check_roi_size
+from official_maskrcnn.modeling.rematerialization import REMATERIALIZABLE
 
 
 @rule
@@ -44,6 +45,18 @@ def backbone(experiment: ExperimentConfig) -> Iterator[Violation]:
     if chosen not in models:
         message = not_a_choice(chosen, [str(name) for name in models])
         yield Violation(message, (f"{path}.{config.type}.model_id",))
+
+
+@rule
+def rematerialize(experiment: ExperimentConfig) -> Iterator[Violation]:
+    """The backbone has blocks that can be computed again."""
+    model = experiment.task.model
+    if model.rematerialize and model.backbone.type not in REMATERIALIZABLE:
+        yield Violation(
+            f"{model.backbone.type} has no residual blocks to compute again; "
+            f"{' and '.join(REMATERIALIZABLE)} have",
+            ("task.model.rematerialize", "task.model.backbone.type"),
+        )
 
 
 @mode_rule

@@ -192,20 +192,22 @@ def test_losses_are_the_same_on_the_same_rois(trained_pair):
 
 
 def _rpn_targets(task, ours, groundtruth, seed, rpn_scores):
-    anchors = tf.concat(list(ours.anchors.values()), axis=0)
+    anchors = tf.concat(list(ours.anchors.values()), axis=1)
     scores, boxes, _ = anchor_ops.label_anchors(
         anchors, groundtruth["boxes"], groundtruth["classes"] > 0, seed
     )
-    sizes = [len(level) for level in ours.anchors.values()]
+    sizes = [level.shape[1] for level in ours.anchors.values()]
     shapes = {level: rpn_scores[level].shape for level in ours.anchors}
     levels = zip(
-        ours.anchors, tf.split(scores, sizes, axis=1), tf.split(boxes, sizes, axis=1), strict=True
+        ours.anchors, tf.split(scores, sizes, axis=1), tf.split(boxes, sizes, axis=2), strict=True
     )
     targets = {"rpn_score_targets": {}, "rpn_box_targets": {}}
     for level, score, box in levels:
         b, h, w, a = shapes[level]
-        targets["rpn_score_targets"][level] = tf.reshape(score, [b, h, w, a])
-        targets["rpn_box_targets"][level] = tf.reshape(box, [b, h, w, 4 * a])
+        score = tf.reshape(score, [b, a, h, w])
+        targets["rpn_score_targets"][level] = tf.transpose(score, [0, 2, 3, 1])
+        box = tf.transpose(tf.reshape(box, [b, 4, a, h, w]), [0, 3, 4, 2, 1])
+        targets["rpn_box_targets"][level] = tf.reshape(box, [b, h, w, a * 4])
     return targets
 
 

@@ -16,12 +16,14 @@ def test_anchors_are_those_of_model_garden():
     expected = reference.Anchor(3, 7, 3, ratios, 4.0, (96, 160)).multilevel_boxes
     assert list(got) == list(expected)
     for level, boxes in expected.items():
-        np.testing.assert_allclose(got[level], boxes.numpy().reshape(-1, 4), atol=1e-4)
+        h, w, _ = boxes.shape
+        cells_first = got[level].reshape(4, -1, h, w).transpose(2, 3, 1, 0)
+        np.testing.assert_allclose(cells_first.reshape(h, w, -1), boxes, atol=1e-4)
 
 
 def _labels(gt_boxes, gt_valid, **kwargs):
     levels = anchors.pyramid_anchors((128, 128), 2, 6, 1, [0.5, 1.0, 2.0], 8.0)
-    all_anchors = tf.concat(list(levels.values()), 0)
+    all_anchors = tf.concat(list(levels.values()), 1)
     run = tf.function(anchors.label_anchors)
     outputs = run(
         all_anchors,
@@ -46,12 +48,12 @@ def test_every_instance_gets_an_anchor_and_samples_are_counted():
     assert 3 <= (scores[0] == 1).sum() <= 32
     assert np.all(foreground[0][scores[0] == 1])
     # The 3-pixel instance overlaps no anchor by 0.3 and still has one, with its own box as target.
-    centers = (all_anchors[:, :2] + all_anchors[:, 2:]) / 2
-    sizes = all_anchors[:, 2:] - all_anchors[:, :2]
-    decoded = centers + boxes[0][:, :2] * sizes
-    tiny = np.abs(decoded - 4.5).max(-1) < 1e-3
+    centers = (all_anchors[:2] + all_anchors[2:]) / 2
+    sizes = all_anchors[2:] - all_anchors[:2]
+    decoded = centers + boxes[0][:2] * sizes
+    tiny = np.abs(decoded - 4.5).max(0) < 1e-3
     assert np.sum(tiny & foreground[0]) == 1
-    assert np.all(boxes[0][~foreground[0]] == 0)
+    assert np.all(boxes[0][:, ~foreground[0]] == 0)
 
 
 def test_foreground_is_capped_by_its_fraction():

@@ -249,3 +249,15 @@ def test_bytes_of_activations_by_hand():
         _traced(lambda x: tf.exp(tf.sqrt(tf.tile(x, [3]))), (10,)), "model", {}
     )
     assert forward.peak_bytes()[REST] == 4 * (30 + 30)
+
+
+def test_rematerialization_trades_memory_for_flops(of_two_instances):
+    plain = of_two_instances.parts
+    thrifty = cost.analyze(_experiment("task.model.rematerialize=true"), 1, instances=2).parts
+    assert thrifty["backbone"].training_memory < 0.6 * plain["backbone"].training_memory
+    again = thrifty["backbone"].training_flops - plain["backbone"].training_flops
+    # All convolutions but the first, which belongs to no block.
+    assert 0.5 < again / plain["backbone"].inference_flops < 1.0
+    for name in set(plain) - {"backbone", REST}:
+        assert thrifty[name].training_memory == plain[name].training_memory, name
+        assert thrifty[name].training_flops == pytest.approx(plain[name].training_flops, rel=0.01)

@@ -1,0 +1,116 @@
+"""Backbone blocks that are computed again for the backward pass in place of being kept in memory.
+
+Training deep nets with sublinear memory cost (arXiv 1604.06174).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.python.ops import control_flow_util
+
+from official_maskrcnn.model_garden import light_imports
+from official_maskrcnn.modeling.batch_norm import BATCH_NORMS
+
+with light_imports():
+    from official.vision.modeling.layers import nn_blocks, nn_layers
+
+REMATERIALIZABLE = ("resnet", "spinenet")  # types of backbone that consist of such blocks
+
+
+def rematerialize(backbone: tf_keras.Model) -> None:
+    """Has every residual block of a built backbone keep its input alone for the backward pass.
+
+    Outputs, gradients and moving statistics stay what they were.
+    """
+    for layer in backbone.layers:
+        if type(layer) in _BLOCKS:
+            for part in layer.submodules:
+                if type(part) is nn_layers.StochasticDepth:
+                    part.__class__ = _DrawnStochasticDepth
+            layer.__class__ = _BLOCKS[type(layer)]
+
+
+class _Rematerialized(tf_keras.layers.Layer):
+    """A block that is computed twice in training."""
+
+    is_running = False
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if self.is_running or not training:
+            return super().call(inputs, training=training)
+        draw = tf.random.uniform([tf.shape(inputs)[0]])
+        scope = f"gradient_tape/{tf.get_current_name_scope()}/"  # as TensorFlow's own gradients
+
+        @tf.custom_gradient
+        def run(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+            def gradient(of_outputs: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
+                with tf.name_scope(scope):
+                    again, of_outputs = _after(inputs, of_outputs)
+                    with tf.GradientTape() as tape, self._running(draw, moves_statistics=False):
+                        tape.watch(again)
+                        outputs = self(again, training=True)
+                    of_inputs, *of_variables = tape.gradient(
+                        outputs, [again, *variables], of_outputs
+                    )
+                return of_inputs, of_variables
+
+            # As a call of Keras, which tells all parts that they are being trained.
+            with self._running(draw, moves_statistics=True):
+                return self(inputs, training=True), gradient
+
+        return run(inputs)
+
+    @contextlib.contextmanager
+    def _running(self, draw: tf.Tensor, moves_statistics: bool) -> Iterator[None]:
+        """Calls are plain ones, with a random draw [b] that is given."""
+        momenta: list[tuple[Any, float]] = []
+        for part in self.submodules:
+            if isinstance(part, _DrawnStochasticDepth):
+                part.draw = draw
+            elif isinstance(part, BATCH_NORMS) and not moves_statistics:
+                momenta.append((part, part.momentum))
+                part.momentum = 1.0
+        self.is_running = True
+        try:
+            yield
+        finally:
+            self.is_running = False
+            for part, momentum in momenta:
+                part.momentum = momentum
+
+
+def _after(inputs: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both as they are; what is computed from them is no repetition, and starts when both exist."""
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return tuple(gen_xla_ops.xla_optimization_barrier([inputs, gradient]))
+    return tuple(tf.identity_n([inputs, gradient]))
+
+
+class _BottleneckBlock(_Rematerialized, nn_blocks.BottleneckBlock):
+    pass
+
+
+class _ResidualBlock(_Rematerialized, nn_blocks.ResidualBlock):
+    pass
+
+
+_BLOCKS = {
+    nn_blocks.BottleneckBlock: _BottleneckBlock,
+    nn_blocks.ResidualBlock: _ResidualBlock,
+}
+
+
+class _DrawnStochasticDepth(nn_layers.StochasticDepth):
+    """Stochastic depth (arXiv 1603.09382) by a draw [b] from [0, 1) that both runs have."""
+
+    draw: tf.Tensor
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if not training or not self._drop_rate:
+            return inputs
+        kept = tf.cast(self.draw >= self._drop_rate, inputs.dtype) / (1.0 - self._drop_rate)
+        return inputs * tf.reshape(kept, [-1] + [1] * (inputs.shape.rank - 1))

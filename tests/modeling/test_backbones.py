@@ -1,0 +1,35 @@
+"""Backbones on a TPU."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from official_maskrcnn.modeling import backbones
+
+
+def _model(kernel_size, use_bias):
+    images = tf_keras.Input([12, 16, 3])
+    conv = tf_keras.layers.Conv2D(
+        5, kernel_size, 2, padding="same", use_bias=use_bias, bias_initializer="ones"
+    )
+    return tf_keras.Model(images, conv(images)), conv
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 5, 7, (7, 3)])
+def test_convolution_over_blocks_equals_that_over_pixels(kernel_size):
+    model, conv = _model(kernel_size, use_bias=True)
+    images = tf.random.normal([2, 12, 16, 3], seed=1)
+
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = model(images)
+            loss = tf.reduce_sum(tf.sin(outputs))
+        return outputs, *tape.gradient(loss, [images, *conv.trainable_variables])
+
+    expected = run()
+    assert backbones._BlockwiseConv2D.replaces(conv)
+    conv.__class__ = backbones._BlockwiseConv2D
+    for got, value in zip(run(), expected, strict=True):
+        np.testing.assert_allclose(got, value, atol=1e-5)

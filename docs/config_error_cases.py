@@ -204,6 +204,7 @@ REFUSED: dict[str, list[Case]] = {
         "task.model.mask_head.convnet_variant=hourglass52,task.model.mask_roi_aligner.crop_size=14",
         "task.model.min_level=6",
         "task.model.backbone.type=spinenet",
+        "task.model.backbone.type=mobilenet,task.model.rematerialize=true",
         "task.model.decoder.type=identity",
         "task.model.input_size=[1000, 1024, 3]",
         "task.model.input_size=[1024, 1024]",

@@ -2,8 +2,9 @@
 
     python benchmarks/inference.py [--repeats 7]
 
-ResNet-50 with hourglass52, an image of 800x1088 in an input of 832x1088, 15 detections, float32.
-All sides have the same random weights, and take turns in one run. `same numerics` is ours with
+ResNet-50 with hourglass52, an image of 800x1088 in an input of 832x1088, 15 detections, float32;
+ours also in the fastest precision of the machine if that is another. All sides have the same random
+weights, and take turns in one run. `same numerics` is ours with
 task.model.compatibility=model_garden: its detections are those of the reference. Writes
 inference.csv beside.
 """
@@ -90,12 +91,13 @@ def _serve_reference(folder: pathlib.Path) -> None:
 _READ = ("num_detections", "detection_boxes", "detection_scores", "detection_masks")
 
 
-def _serve_ours(folder: pathlib.Path, compatibility: str = "none") -> None:
+def _serve_ours(folder: pathlib.Path, dtype: str, compatibility: str) -> None:
     import tensorflow as tf
 
-    from official_maskrcnn import build_task
+    from official_maskrcnn import build_task, precision
     from official_maskrcnn.evaluation.pasting import rle_from_crops
 
+    precision.set_policy(dtype)
     experiment = _experiment(
         f"task.model.compatibility={compatibility}",
         f"task.model.detection_generator.pre_nms_score_threshold={_threshold(folder)}",
@@ -119,26 +121,25 @@ def _threshold(folder: pathlib.Path) -> str:
     return (folder / "threshold").read_text()
 
 
-_SIDES = {
-    "reference": _serve_reference,
-    "ours": _serve_ours,
-    "ours, same numerics": lambda folder: _serve_ours(folder, "model_garden"),
-}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--side", choices=_SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.side:
-        _SIDES[arguments.side](arguments.folder)
+    if arguments.side is not None:
+        serve_side = _serve_ours if arguments.side else _serve_reference
+        serve_side(arguments.folder, *arguments.side)
         return
 
+    from support.steps import precisions
+
+    sides = {"reference": []} | {f"ours, {dtype}": [dtype, "none"] for dtype in precisions()}
+    sides["ours, float32, same numerics"] = ["float32", "model_garden"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--folder", folder, "--side"]
-        measured = alternate({s: [*command, s] for s in _SIDES}, arguments.repeats, "inference")
+        commands = {name: [*command, *side] for name, side in sides.items()}
+        measured = alternate(commands, arguments.repeats, "inference")
     seconds = measured["reference"]["seconds"]
     rows = [
         (

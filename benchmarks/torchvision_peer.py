@@ -3,11 +3,12 @@
     python benchmarks/torchvision_peer.py --torchvision DIR [--repeats 7]
 
 DIR is a virtual environment with torch and torchvision for the CPU. Both sides, in float32 and in
-turn in one run: frozen batch norm, all stages trained, 2 fully connected layers in the box head, 4
-convolutions and one map a class in the mask head, 512 RoIs and 128 masks an image in training
-(boxes near the instances join the proposals, as a trained network would propose them), 1000
-proposals and about 500 candidates above the threshold in inference, to binary masks of the
-image's size. Writes torchvision_peer.csv beside.
+turn in one run, ours also in the fastest precision of the machine if that is another: frozen batch
+norm, all stages trained, 2 fully connected layers in the box head, 4 convolutions and one map a
+class in the mask head, 512 RoIs and 128 masks an image in training (boxes near the instances join
+the proposals, as a trained network would propose them), 1000 proposals and about 500 candidates
+above the threshold in inference, to binary masks of the image's size. Writes torchvision_peer.csv
+beside.
 """
 
 import argparse
@@ -143,6 +144,8 @@ def _threshold(nms, predict) -> float:
 
 
 def _commands(case: str, environment: pathlib.Path) -> dict[str, list[str]]:
+    from support.steps import precisions
+
     task, height, width, batch_size = _CASES[case]
     side: dict[str, object] = {"height": height, "width": width}
     if task == "training":
@@ -153,9 +156,10 @@ def _commands(case: str, environment: pathlib.Path) -> dict[str, list[str]]:
     script = pathlib.Path(__file__).with_name("support") / "torchvision_side.py"
     threads = str(os.cpu_count())
     python = str(environment / "bin" / "python")
+    ours = [sys.executable, __file__, "--side", case, "--precision"]
     return {
         "torchvision": [python, str(script), threads, task, json.dumps(side)],
-        "ours": [sys.executable, __file__, "--side", case],
+        **{dtype: [*ours, dtype] for dtype in precisions()},
     }
 
 
@@ -165,8 +169,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cases", nargs="+", choices=_CASES, default=list(_CASES))
     parser.add_argument("--side", choices=_CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
+        from official_maskrcnn import precision
+
+        precision.set_policy(arguments.precision)
         task, *sizes = _CASES[arguments.side]
         {"training": _serve_training, "inference": _serve_inference}[task](*sizes)
         return
@@ -177,13 +185,15 @@ def main() -> None:
     rows = []
     for case in arguments.cases:
         measured = alternate(_commands(case, arguments.torchvision), arguments.repeats, case)
-        peer, ours = measured["torchvision"], measured["ours"]
-        for what in ("seconds", "peak_mb"):
-            rows.append((case, what, peer[what], ours[what], peer[what] / ours[what]))
-        for what in ("mask_rois", "detections"):
-            if what in peer:
-                rows.append((case, what, peer[what], ours[what], ""))
-    report(__file__, ("case", "what", "torchvision", "ours", "torchvision / ours"), rows)
+        peer = measured.pop("torchvision")
+        for dtype, ours in measured.items():
+            for what in ("seconds", "peak_mb"):
+                rows.append((case, dtype, what, peer[what], ours[what], peer[what] / ours[what]))
+            for what in ("mask_rois", "detections"):
+                if what in peer:
+                    rows.append((case, dtype, what, peer[what], ours[what], ""))
+    header = ("case", "ours in", "what", "torchvision", "ours", "torchvision / ours")
+    report(__file__, header, rows)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python benchmarks/training_step.py [--repeats 5]
 
-Both train the same configuration on the same batch of random images with 7 instances each, in
-float32, in turn in one run. Writes training_step.csv beside.
+Both train the same configuration on the same batch of random images with 7 instances each, in turn
+in one run; the reference in float32, ours also in the fastest precision of the machine if that is
+another. Writes training_step.csv beside.
 """
 
 import argparse
@@ -23,10 +24,13 @@ _CASES = {  # whether the mask head is the hourglass, side of the images
 _BATCH = 2
 
 
-def _serve_ours(case: str) -> None:
+def _serve_ours(case: str, dtype: str) -> None:
     import tensorflow as tf
     from support import steps
 
+    from official_maskrcnn import precision
+
+    precision.set_policy(dtype)
     hourglass, size = _CASES[case]
     step = steps.training_step(steps.experiment_of(size, steps.HOURGLASS if hourglass else ""))
     batch = tf.nest.map_structure(tf.constant, random_batch(size, size, _BATCH, instances=7))
@@ -105,29 +109,36 @@ def _reference_batch(size: int, config):
     return tf.constant(batch["image"]), labels
 
 
-_SIDES = {"reference": _serve_reference, "ours": _serve_ours}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", nargs="+", choices=_CASES, default=list(_CASES))
-    parser.add_argument("--side", choices=_SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.side == "reference":
+        _serve_reference(*arguments.cases)
+        return
     if arguments.side:
-        _SIDES[arguments.side](*arguments.cases)
+        _serve_ours(*arguments.cases, arguments.side)
         return
 
+    from support.steps import precisions
+
+    ours = precisions()
     rows = []
     for case in arguments.cases:
         command = [sys.executable, __file__, "--cases", case, "--side"]
-        measured = alternate({s: [*command, s] for s in _SIDES}, arguments.repeats, case)
-        reference, ours = measured["reference"], measured["ours"]
-        for what in ("seconds", "peak_mb", "first_seconds"):
-            pair = (reference[what], ours[what])
-            rows.append((case, _CASES[case][1], what, *pair, pair[0] / pair[1]))
-        rows.append((case, _CASES[case][1], "total loss", reference["loss"], ours["loss"], ""))
-    report(__file__, ("case", "size", "what", "reference", "ours", "reference / ours"), rows)
+        sides = {side: [*command, side] for side in ("reference", *ours)}
+        measured = alternate(sides, arguments.repeats, case)
+        reference = measured.pop("reference")
+        for dtype, numbers in measured.items():
+            row = (case, _CASES[case][1], dtype)
+            for what in ("seconds", "peak_mb", "first_seconds"):
+                pair = (reference[what], numbers[what])
+                rows.append((*row, what, *pair, pair[0] / pair[1]))
+            rows.append((*row, "total loss", reference["loss"], numbers["loss"], ""))
+    header = ("case", "size", "ours in", "what", "reference", "ours", "reference / ours")
+    report(__file__, header, rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Our training step as the benchmarks take it. Imports TensorFlow."""
+"""Our model as the benchmarks take it. Imports TensorFlow."""
 
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from official_maskrcnn import build_task, load_experiment
+from official_maskrcnn import build_task, load_experiment, precision
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN
 from official_maskrcnn.tasks.deep_mask_head_rcnn import MaskRCNNTask
@@ -17,6 +17,11 @@ HOURGLASS = (
 )
 
 Step = Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+
+
+def precisions() -> list[str]:
+    """float32, and the fastest precision of this machine if that is another."""
+    return list(dict.fromkeys(("float32", precision.resolve("auto"))))
 
 
 def experiment_of(size: int, changes: str = "") -> ExperimentConfig:

@@ -9,11 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
-from tensorflow.python.ops import control_flow_util
 
 from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling.batch_norm import BATCH_NORMS
+from official_maskrcnn.ops.scheduling import together
 
 with light_imports():
     from official.vision.modeling.layers import nn_blocks, nn_layers
@@ -49,7 +48,7 @@ class _Rematerialized(tf_keras.layers.Layer):
         def run(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
             def gradient(of_outputs: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
                 with tf.name_scope(scope):
-                    again, of_outputs = _after(inputs, of_outputs)
+                    again, of_outputs = together(inputs, of_outputs)
                     with tf.GradientTape() as tape, self._running(draw, moves_statistics=False):
                         tape.watch(again)
                         outputs = self(again, training=True)
@@ -81,13 +80,6 @@ class _Rematerialized(tf_keras.layers.Layer):
             self.is_running = False
             for part, momentum in momenta:
                 part.momentum = momentum
-
-
-def _after(inputs: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both as they are; what is computed from them is no repetition, and starts when both exist."""
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return tuple(gen_xla_ops.xla_optimization_barrier([inputs, gradient]))
-    return tuple(tf.identity_n([inputs, gradient]))
 
 
 class _BottleneckBlock(_Rematerialized, nn_blocks.BottleneckBlock):

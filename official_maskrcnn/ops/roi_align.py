@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from official_maskrcnn.ops.scheduling import together
+
 _CANONICAL_SIZE = 224.0  # a RoI of this side belongs to _CANONICAL_LEVEL (FPN, arXiv 1612.03144)
 _CANONICAL_LEVEL = 4
 
@@ -164,9 +166,10 @@ def _crop_by_gather(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) ->
     # [k, k, crop_size, crop_size, m]
     read = rows[:, None, :, None] + columns[None, :, None, :]
     weights = row_weights[:, None, :, None] * column_weights[None, :, None, :]
-    reads, crop_size, channels = read.shape[0] ** 2, read.shape[2], cells.shape[-1]
-    read = tf.reshape(read, [reads, -1])  # [k * k, bins of all RoIs]
-    weights = tf.reshape(weights, [reads, -1, 1])
+    k, crop_size, channels = read.shape[0], read.shape[2], cells.shape[-1]
+    # One row of each bin after the other: what all rows read would be the step's largest array.
+    read = tf.unstack(tf.reshape(read, [k, k, -1, 1]))  # k of [k, bins of all RoIs, 1]
+    weights = tf.unstack(tf.reshape(weights, [k, k, -1, 1]))
 
     # TensorFlow's own gradient would ask which of the gathered rows come from which level of the
     # pyramid: as many as there are, which is no shape for a TPU, and minutes of work for XLA.
@@ -174,16 +177,20 @@ def _crop_by_gather(cells: tf.Tensor, samples: _Samples, sampling_ratio: int) ->
     def crop(cells: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         def gradient(of_bins: tf.Tensor) -> tf.Tensor:
             of_bins = tf.cast(tf.reshape(of_bins, [1, -1, channels]), tf.float32)
-            total = tf.tensor_scatter_nd_add(
-                tf.zeros(tf.shape(cells)), read[..., None], of_bins * weights
-            )
+            total = tf.zeros(tf.shape(cells))
+            for indices, weight in zip(read, weights, strict=True):
+                total, of_bins = together(total, of_bins)
+                total = tf.tensor_scatter_nd_add(total, indices, of_bins * weight)
             return tf.cast(total, cells.dtype)
 
-        columns = math.gcd(channels, 128)
-        tiles = tf.reshape(cells, [-1, channels // columns, columns])
-        bins = tf.cast(tf.gather(tiles, read), tf.float32) * weights[..., None]
-        bins = tf.reshape(tf.reduce_sum(bins, axis=0), [-1, channels])
-        return tf.cast(bins, cells.dtype), gradient
+        lanes = math.gcd(channels, 128)
+        tiles = tf.reshape(cells, [-1, channels // lanes, lanes])
+        bins = tf.zeros([tf.shape(read[0])[1], *tiles.shape[1:]])
+        for indices, weight in zip(read, weights, strict=True):
+            bins, indices = together(bins, indices)
+            cells_read = tf.cast(tf.gather_nd(tiles, indices), tf.float32)
+            bins += tf.reduce_sum(cells_read * weight[..., None], axis=0)
+        return tf.cast(tf.reshape(bins, [-1, channels]), cells.dtype), gradient
 
     crops = tf.reshape(crop(cells), [crop_size, crop_size, -1, channels])
     return tf.transpose(crops, [2, 0, 1, 3])

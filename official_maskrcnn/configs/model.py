@@ -153,7 +153,7 @@ class DeepMaskHeadRCNN(hyperparams.Config):
     mask_roi_aligner: MaskROIAligner = dataclasses.field(default_factory=MaskROIAligner)
     norm_activation: NormActivation = dataclasses.field(default_factory=NormActivation)
     # Ours: the residual blocks of a ResNet or SpineNet are computed again for the backward pass, so
-    # that only their inputs stay in memory until then (docs/tpu.md says what it saves and costs).
+    # that only their inputs stay in memory until then (`tpu-check` and `cost` say what that means).
     rematerialize: bool = False
     # Ours: "model_garden" restores the numerics of tf-models-official where ours differ on
     # purpose (RoIAlign, batch norm of the hourglass), for weights that were trained with it.

@@ -130,7 +130,7 @@ class _Table:
         self._scores = np.concatenate([np.empty(0), *(f.scores for f in found)])[order]
         numbers = [np.arange(len(f.classes)) for f in found]
         self._numbers = np.concatenate([np.empty(0, np.int64), *numbers])[order]  # in the image
-        self._masks = {i: detections[i].masks for i in used} if with_masks else {}
+        self._masks = {i: f.masks for i, f in zip(used, found, strict=True)} if with_masks else {}
         self._sizes = {image_id: list(ground_truth.image_sizes[image_id]) for image_id in used}
 
     def rows_of(self, category_id: int) -> np.ndarray:

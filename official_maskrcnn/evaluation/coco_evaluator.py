@@ -26,9 +26,9 @@ PADDING_IMAGE_ID = -1  # of examples that only fill the last batch
 class CocoEvaluator:
     """Collects detections and computes COCO's box and mask AP.
 
-    Masks become run-length encodings as they come, and go to a temporary file. Every image of the
-    ground truth counts exactly once: one that comes twice counts as it came first, one in which
-    nothing was detected counts as missed.
+    Masks become run-length encodings as they come, and all detections go to a temporary file, so
+    that memory does not grow with them. Every image of the ground truth counts exactly once: one
+    that comes twice counts as it came first, one in which nothing was detected counts as missed.
 
         evaluator = CocoEvaluator("instances_val2017.json", per_category_metrics=True)
         for batch in batches:
@@ -140,7 +140,7 @@ class CocoEvaluator:
         iou_types: dict[str, IouType] = {"box": "bbox", "mask": "segm"}
         for kind in ("box", "mask") if self._include_mask else ("box",):
             start = time.monotonic()
-            _logger.info("%s AP of %d detections ...", kind, self._detections.num_detections)
+            _logger.info("%s AP of %d detections ...", kind, self._detections.images.num_detections)
             result = precision_recall(
                 self._ground_truth,
                 self._detections.images,

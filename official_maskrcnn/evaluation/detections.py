@@ -1,11 +1,13 @@
-"""The detections that an evaluation has seen: one entry an image, masks as RLE on disk."""
+"""The detections that an evaluation has seen: one entry an image, on disk, masks as RLE."""
 
 import collections
 import dataclasses
 import itertools
+import os
+import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -13,28 +15,6 @@ from pycocotools import mask as coco_mask
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import pasting
 from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, segmentation_to_rle
-
-
-class _MaskFile:
-    """Byte strings in an unnamed temporary file (see TMPDIR): they take no memory. Picklable."""
-
-    def __init__(self, content: bytes = b"") -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as self)
-        self._size = 0
-        self.append(content)
-
-    def append(self, data: bytes) -> int:
-        """Writes bytes, and says where they begin."""
-        start = self._file.seek(self._size)
-        self._size += self._file.write(data)
-        return start
-
-    def read(self, start: int, end: int) -> bytes:
-        self._file.seek(start)
-        return self._file.read(end - start)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _MaskFile, (self.read(0, self._size),)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +26,7 @@ class StoredMasks:
       limits: int64 [n + 1] where each begins; at last where the last one ends.
     """
 
-    file: _MaskFile
+    file: BinaryIO
     limits: np.ndarray
 
     def __len__(self) -> int:
@@ -55,7 +35,9 @@ class StoredMasks:
     def __getitem__(self, index: int) -> bytes:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.file.read(int(self.limits[index]), int(self.limits[index + 1]))
+        start, end = self.limits[index : index + 2].tolist()
+        self.file.seek(start)
+        return self.file.read(end - start)
 
     def __iter__(self) -> Iterator[bytes]:
         return (self[index] for index in range(len(self)))
@@ -69,13 +51,60 @@ class ImageDetections:
       boxes: float64 [n, 4] (x, y, width, height) in pixels of the image.
       classes: int64 [n] category ids.
       scores: float64 [n].
-      masks: n of the image's size, or None without masks.
+      masks: n of the image's size, as compressed RLE strings, or None without masks.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
-    masks: StoredMasks | None
+    masks: Sequence[bytes] | StoredMasks | None
+
+
+class StoredDetections(Mapping[int, ImageDetections]):
+    """Detections by image id, in an unnamed temporary file (see TMPDIR). Picklable.
+
+    In memory is only where each image's lie.
+
+    Attributes:
+      num_detections: of all images together.
+    """
+
+    def __init__(self, content: bytes = b"", places: Mapping[int, int] | None = None) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as self)
+        self._file.write(content)
+        self._places = dict(places or {})
+        self.num_detections = sum(len(found.classes) for found in self.values())
+
+    def add(self, image_id: int, found: ImageDetections) -> None:
+        """Writes an image's detections."""
+        start = self._file.seek(0, os.SEEK_END)
+        limits = None
+        if found.masks is not None:
+            masks = list(found.masks)
+            limits = start + np.cumsum([0, *map(len, masks)])
+            self._file.write(b"".join(masks))
+        self._places[image_id] = self._file.tell()
+        pickle.dump((found.boxes, found.classes, found.scores, limits), self._file)
+        self.num_detections += len(found.classes)
+
+    def __getitem__(self, image_id: int) -> ImageDetections:
+        self._file.seek(self._places[image_id])
+        boxes, classes, scores, limits = pickle.load(self._file)
+        masks = None if limits is None else StoredMasks(self._file, limits)
+        return ImageDetections(boxes, classes, scores, masks)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, image_id: object) -> bool:  # the inherited one would read the file
+        return image_id in self._places
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._file.seek(0)
+        return StoredDetections, (self._file.read(), self._places)
 
 
 @dataclasses.dataclass
@@ -90,7 +119,7 @@ class DetectionStore:
       not_finite: detections left out as their box or score is NaN or infinite.
     """
 
-    images: dict[int, ImageDetections] = dataclasses.field(default_factory=dict)
+    images: StoredDetections = dataclasses.field(default_factory=StoredDetections)
     repeated_images: int = 0
     unknown_images: collections.Counter[int] = dataclasses.field(
         default_factory=collections.Counter
@@ -99,12 +128,6 @@ class DetectionStore:
         default_factory=collections.Counter
     )
     not_finite: int = 0
-    _file: _MaskFile = dataclasses.field(default_factory=_MaskFile)
-
-    @property
-    def num_detections(self) -> int:
-        """How many detections were taken."""
-        return sum(len(found.classes) for found in self.images.values())
 
     def add_image(
         self,
@@ -138,9 +161,10 @@ class DetectionStore:
             height, width = ground_truth.image_sizes[image_id]
             own = boxes if mask_boxes is None else np.asarray(mask_boxes, np.float64)[kept]
             rles = pasting.rle_from_crops(mask_crops[kept], own, height, width)
-            masks = self._store([rle["counts"] for rle in rles])
+            masks = [rle["counts"] for rle in rles]
         boxes = np.concatenate([boxes[:, 1::-1], (boxes[:, 2:] - boxes[:, :2])[:, ::-1]], axis=1)
-        self.images[image_id] = ImageDetections(boxes, classes[kept], scores[kept], masks)
+        found = ImageDetections(boxes, classes[kept], scores[kept], masks)
+        self.images.add(image_id, found)
 
     def add_results(
         self, ground_truth: GroundTruth, results: Iterable[Mapping[str, Any]], include_mask: bool
@@ -163,14 +187,16 @@ class DetectionStore:
     def merge(self, other: "DetectionStore") -> None:
         """Takes over what another store has; images in both count once, as they are here."""
         self.repeated_images += other.repeated_images + len(self.images.keys() & other.images)
-        self.images = {**other.images, **self.images}
+        for image_id in other.images.keys() - self.images:
+            self.images.add(image_id, other.images[image_id])
         self.unknown_images += other.unknown_images
         self.unknown_categories += other.unknown_categories
         self.not_finite += other.not_finite
 
     def results(self, ground_truth: GroundTruth) -> Iterator[dict[str, Any]]:
         """The detections in COCO's results format, RLE as text, by ascending image id."""
-        for image_id, found in sorted(self.images.items()):
+        for image_id in sorted(self.images):
+            found = self.images[image_id]
             size = list(ground_truth.image_sizes[image_id])
             for i, box in enumerate(found.boxes.tolist()):
                 result: dict[str, Any] = {
@@ -211,7 +237,7 @@ class DetectionStore:
         include_mask: bool,
     ) -> None:
         height, width = ground_truth.image_sizes[image_id]
-        found: list[Any] = []
+        image_boxes: list[Any] = []
         masks: list[bytes] = []
         for result in results:
             rle = segmentation_to_rle(result.get("segmentation"), height, width)
@@ -223,21 +249,17 @@ class DetectionStore:
             box = result.get("bbox")
             if box is None and rle is None:
                 raise UserError(f"a result of image {image_id} has neither bbox nor mask: {result}")
-            found.append(coco_mask.toBbox(rle) if box is None else box)
+            image_boxes.append(coco_mask.toBbox(rle) if box is None else box)
             if include_mask and rle is not None:
                 masks.append(rle["counts"])
-        boxes = np.array(found, np.float64).reshape(-1, 4)
+        boxes = np.array(image_boxes, np.float64).reshape(-1, 4)
         classes = np.array([result["category_id"] for result in results], np.int64)
         scores = np.array([result["score"] for result in results], np.float64)
         kept = self._usable(ground_truth, boxes, classes, scores)
-        self.images[image_id] = ImageDetections(
+        found = ImageDetections(
             boxes[kept],
             classes[kept],
             scores[kept],
-            self._store(itertools.compress(masks, kept)) if include_mask else None,
+            list(itertools.compress(masks, kept)) if include_mask else None,
         )
-
-    def _store(self, masks: Iterable[bytes]) -> StoredMasks:
-        masks = list(masks)
-        start = self._file.append(b"".join(masks))
-        return StoredMasks(self._file, start + np.cumsum([0, *map(len, masks)]))
+        self.images.add(image_id, found)

@@ -28,7 +28,7 @@ def explain_zero_ap(
         return ["The ground truth has no annotations."]
     if not detections.images:
         return [_no_image(ground_truth, detections)]
-    if detections.num_detections == 0:
+    if detections.images.num_detections == 0:
         return list(_no_detection(ground_truth, detections))
     reasons = [*_ids(ground_truth, detections), *_boxes(ground_truth, detections)]
     if include_mask:

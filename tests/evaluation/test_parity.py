@@ -43,7 +43,7 @@ def test_perfect_results_score_one(annotation_file):
 
 
 @pytest.mark.parametrize("num_images", [160, pytest.param(2000, marks=pytest.mark.slow)])
-def test_memory_does_not_grow_with_masks(num_images):
+def test_memory_does_not_grow_with_detections(num_images):
     # What is allocated, not what the process holds: that depends on the tests before this one.
     tracemalloc.start()
     figures = benchmark.stream(

@@ -50,8 +50,7 @@ def _serve_step(instances: int, size: int, batch: int, head: str, repeats: int) 
 
     from official_maskrcnn.tasks import cost
 
-    changes = f"{steps.HOURGLASS},task.model.mask_head.convnet_variant={head}"
-    experiment = steps.experiment_of(size, changes)
+    experiment = steps.experiment_of(size, steps.HOURGLASS.replace("hourglass52", head))
     step = steps.training_step(experiment)
     images = random_batch(size, size, batch, instances)
     tensors = tf.nest.map_structure(tf.constant, images)

@@ -16,6 +16,8 @@ import pathlib
 import subprocess
 import sys
 
+from support import pages
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CSV = pathlib.Path(__file__).with_suffix(".csv")
 _PAGE = _ROOT / "docs" / "tpu.md"
@@ -76,11 +78,6 @@ def _number(text: str, unit: float) -> str:
     return f"{float(text) / unit:.2f}" if text else "-"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _comparison(rows: dict[str, dict[str, str]]) -> str:
     lines = []
     for name, reference in _REFERENCE.items():
@@ -94,7 +91,7 @@ def _comparison(rows: dict[str, dict[str, str]]) -> str:
         cells = (f"{a:.2f} / {b:g} = {a / b:.2f}" for a, b in zip(ours, reference, strict=True))
         lines.append((_ROWS[name][0], measured["precision"], *cells))
     header = ("configuration", "precision", "TFLOP", "GB read and written", "GB of temporaries")
-    return _table(header, lines)
+    return pages.table(header, lines)
 
 
 def _configuration(name: str) -> str:
@@ -120,17 +117,7 @@ def _published(rows: dict[str, dict[str, str]]) -> str:
         *("configuration", "slice", "images a core", "precision", "TFLOP", "GB read and written"),
         *("GiB of temporaries", "GiB needed / there", "ms a step at least", "fits"),
     )
-    return _table(header, lines)
-
-
-def _write_page(rows: dict[str, dict[str, str]]) -> None:
-    text = _PAGE.read_text(encoding="utf-8")
-    for name, table in (("comparison", _comparison(rows)), ("published", _published(rows))):
-        before, begin, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        assert begin and end, name
-        text = f"{before}{begin}\n{table}\n\n{end}{after}"
-    _PAGE.write_text(text, encoding="utf-8")
+    return pages.table(header, lines)
 
 
 def main() -> None:
@@ -152,7 +139,7 @@ def main() -> None:
                 writer = csv.DictWriter(file, _COLUMNS)
                 writer.writeheader()
                 writer.writerows(rows.values())
-    _write_page(rows)
+    pages.replace_tables(_PAGE, {"comparison": _comparison(rows), "published": _published(rows)})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import tensorflow as tf
 import tf_keras
 
 _CPU_INFO = pathlib.Path("/proc/cpuinfo")
-_CPU_FLAG = "amx_bf16"  # without it, bfloat16 is converted to float32 and back around each layer
+# Units for products of bfloat16; without, it is converted to float32 and back around each layer.
+_CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
 _GPU_CAPABILITY = (8, 0)  # Ampere, the first with bfloat16
 
 
@@ -27,7 +28,7 @@ def resolve(dtype: str | None, device_type: str = "CPU") -> str:
 
 
 def _cpu_has_bfloat16() -> bool:
-    return _CPU_INFO.exists() and _CPU_FLAG in _CPU_INFO.read_text().split()
+    return _CPU_INFO.exists() and not _CPU_FLAGS.isdisjoint(_CPU_INFO.read_text().split())
 
 
 def _gpus_have_bfloat16() -> bool:

@@ -7,7 +7,11 @@ from official_maskrcnn import precision
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [("fpu avx512_bf16 amx_tile amx_bf16", "bfloat16"), ("fpu avx2 avx512_bf16", "float32")],
+    [
+        ("fpu avx512f amx_tile amx_bf16", "bfloat16"),
+        ("fpu avx512f avx512_bf16", "bfloat16"),
+        ("fpu avx512f avx512_vnni", "float32"),
+    ],
 )
 def test_auto_is_bfloat16_on_a_cpu_with_matrix_units_for_it(flags, expected, tmp_path, monkeypatch):
     info = tmp_path / "cpuinfo"

@@ -16,6 +16,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+from support import pages
 from support.serve import Measurement
 
 
@@ -52,7 +53,8 @@ class Side:
         line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
-            sys.exit(f"{self._process.args} failed:\n{self._errors.read()[-3000:]}")
+            command = " ".join(map(str, self._process.args))[:300]
+            sys.exit(f"{command} failed:\n{self._errors.read()[-3000:]}")
         return json.loads(line)
 
 
@@ -103,7 +105,7 @@ def alternate(
 
 
 def report(script: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table, and writes it as a CSV file beside the script."""
+    """Prints a table, writes it as a CSV file beside the script, and into the documentation."""
     cells = [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row] for row in rows]
     table = rich.table.Table(*header)
     for row in cells:
@@ -112,3 +114,4 @@ def report(script: str, header: Sequence[str], rows: Sequence[Sequence[object]])
     (console if console.is_terminal else rich.console.Console(width=160)).print(table)
     with pathlib.Path(script).with_suffix(".csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *cells])
+    pages.update()

@@ -3,7 +3,14 @@
 import os
 import pathlib
 
+import hypothesis
 import pytest
+
+# How long an example takes is a matter of what else the machine does.
+hypothesis.settings.register_profile(
+    "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("project")
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -64,6 +64,7 @@ _CHOICES = {
     "task.init_checkpoint_modules": ("all", "backbone", "decoder"),
     "trainer.best_checkpoint_metric_comp": ("higher", "lower"),
     "runtime.distribution_strategy": ("one_device", "mirrored", "multi_worker_mirrored", "tpu"),
+    "runtime.cluster": ("slurm",),
     "runtime.mixed_precision_dtype": ("auto", "float32", "bfloat16", "float16"),
 }
 
@@ -131,6 +132,7 @@ _RANGES = {
     "task.*_data.decoder.*.mask_binarize_threshold": _FRACTION,
     "task.*_data.prefetch_buffer_size": _COUNT_OR_NONE,
     "task.*_data.seed": _COUNT_OR_NONE,
+    "task.*_data.max_faulty_examples": _COUNT_OR_NONE,
     "task.*_data.*": _COUNT,
     "task.losses.*_huber_loss_delta": _POSITIVE,
     "task.losses.frcnn_class_loss_top_k_percent": _Range(0, 1, excluded=0),
@@ -151,6 +153,7 @@ _RANGES = {
     "trainer.boundary_epochs": _POSITIVE,
     "trainer.validation_steps": _Range(1, special=-1),
     "trainer.continuous_eval_timeout": _COUNT_OR_NONE,
+    "trainer.max_skipped_steps": _COUNT_OR_NONE,
     "trainer.[!o]*": _COUNT,
     "runtime.num_gpus": _COUNT_OR_NONE,
     "runtime.task_index": _Range(0, special=-1),

@@ -16,8 +16,9 @@ class RuntimeConfig(hyperparams.Config):
     distribution_strategy: str = "mirrored"  # one_device, mirrored, multi_worker_mirrored, tpu
     num_gpus: int | None = None  # None: all there are; on a machine without, the CPU
     tpu: str | None = None  # name or address of the TPU
-    worker_hosts: str | None = None  # host:port, comma-separated; else TF_CONFIG
+    worker_hosts: str | None = None  # host:port, comma-separated; else TF_CONFIG or cluster
     task_index: int = -1
+    cluster: str | None = None  # ours: slurm, whose variables then name the workers
     all_reduce_alg: str | None = None
     num_packs: int = 1
     enable_xla: bool = False  # compile the steps with XLA: static shapes throughout
@@ -25,7 +26,8 @@ class RuntimeConfig(hyperparams.Config):
     mixed_precision_dtype: str | None = None
     loss_scale: str | float | None = None  # of float16; None or "dynamic"
     run_eagerly: bool = False
-    seed: int | None = None  # ours: of weights, sampling and data order
+    deterministic: bool = False  # ours: the same bits in every run, which is slower
+    seed: int | None = None  # ours; None: weights at random, data order and sampling as of 0
 
 
 @dataclasses.dataclass
@@ -48,6 +50,9 @@ class TrainerConfig(hyperparams.Config):
     validation_interval: int = 1000
     validation_steps: int = -1  # batches; -1: all of the validation data
     validation_summary_subdir: str = "validation"
+    # Ours: steps whose loss is no finite number that are left out before the training stops.
+    max_skipped_steps: int = 0
+    early_stopping_patience: int | None = None  # ours: evaluations that bring nothing better
     continuous_eval_timeout: int = 3600  # seconds without a new checkpoint
     best_checkpoint_export_subdir: str = "best"  # "": none
     best_checkpoint_eval_metric: str = ""  # "": mask/AP, or box/AP without masks

@@ -53,17 +53,18 @@ class DataConfig(hyperparams.Config):
     decoder: DataDecoder = dataclasses.field(default_factory=DataDecoder)
     skip_empty_images: bool = False  # ours: leave out images without instances
     max_examples: int | None = None  # ours: only the first so many, to try or to overfit
-    shuffle_buffer_size: int = 10000
-    # For Model Garden's YAML files only, without effect: training has no last batch, and an
-    # evaluation counts every image.
-    drop_remainder: bool = True
+    max_faulty_examples: int = 0  # ours: damaged ones that are left out before the run stops
+    shuffle_buffer_size: int = 10000  # 1: in the order of the files; else each epoch as a whole
     cache: bool = False  # keep the undecoded records in memory
+    deterministic: bool | None = None
+    seed: int | None = None  # of order and augmentation; None: that of the run
+    prefetch_buffer_size: int | None = None
+    # For Model Garden's YAML files only, without effect: training has no last batch, an evaluation
+    # counts every image, and examples are read one by one from wherever they are.
+    drop_remainder: bool = True
     cycle_length: int | None = None
     block_length: int = 1
-    deterministic: bool | None = None
-    seed: int | None = None
     sharding: bool = True
-    prefetch_buffer_size: int | None = None
 
 
 @dataclasses.dataclass
@@ -102,6 +103,7 @@ class DeepMaskHeadRCNNTask(hyperparams.Config):
     allowed_mask_class_ids: list[int] | None = None
     annotation_file: str | None = None  # ground truth of the evaluation; None: from the records
     per_category_metrics: bool = False
+    validation_losses: bool = False  # ours: the losses too, by a second run of the heads
     coco_eval_backend: str = "faster_coco_eval"  # ours: or pycocotools
     export_results: bool = False  # ours: write detections in COCO's results format
     num_visualized_images: int = 16  # ours: images on the contact sheet of an evaluation

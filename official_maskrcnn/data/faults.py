@@ -78,7 +78,8 @@ ANNOTATION_KINDS = {
 }
 # Of records, which have no annotation ids; theirs are "image id/position".
 RECORD_KINDS = {
-    "corrupt_file": "the record file is damaged; what follows in it cannot be read",
+    "corrupt_file": "the record file is damaged; where its records begin cannot be told",
+    "corrupt_record": "the record is damaged; the others of its file can be read",
     "ragged_record": "the lists of boxes, classes, crowds, areas and masks differ in length",
     "undecodable_mask": "the mask is no PNG of the image's size",
 }

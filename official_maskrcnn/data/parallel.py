@@ -88,16 +88,23 @@ def _hidden_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def track(items: Iterable[T], total: int | None, title: str, enabled: bool = True) -> Iterator[T]:
+def track(
+    items: Iterable[T],
+    total: int | None,
+    title: str,
+    enabled: bool = True,
+    unit: str = "images",
+) -> Iterator[T]:
     """Passes items on and shows how many there were, of how many, and how many a second.
 
     On a terminal that is a progress bar; elsewhere a line every 10 seconds, and one at the end.
 
     Args:
-      items: one for each image.
+      items: one for each image, or what `unit` says.
       total: how many there will be; None if nobody knows.
       title: what is done with them.
       enabled: False shows nothing.
+      unit: what is counted.
     """
     console = rich.console.Console(stderr=True)
     if not enabled:
@@ -116,22 +123,23 @@ def track(items: Iterable[T], total: int | None, title: str, enabled: bool = Tru
             start = time.monotonic()
             for done, item in enumerate(items, start=1):
                 yield item
-                progress.update(task, completed=done, rate=_rate(done, start))
+                progress.update(task, completed=done, rate=_rate(done, start, unit))
     else:
-        yield from _track_by_lines(items, total, title)
+        yield from _track_by_lines(items, total, title, unit)
 
 
-def _track_by_lines(items: Iterable[T], total: int | None, title: str) -> Iterator[T]:
+def _track_by_lines(items: Iterable[T], total: int | None, title: str, unit: str) -> Iterator[T]:
     start = last_line = time.monotonic()
     done = 0
     for done, item in enumerate(items, start=1):
         yield item
         if time.monotonic() - last_line >= _SECONDS_BETWEEN_LINES:
             of_total = f" of {total}" if total else ""
-            print(f"{title}: {done}{of_total}, {_rate(done, start)}", file=sys.stderr, flush=True)
+            rate = _rate(done, start, unit)
+            print(f"{title}: {done}{of_total}, {rate}", file=sys.stderr, flush=True)
             last_line = time.monotonic()
-    print(f"{title}: {done} done, {_rate(done, start)}", file=sys.stderr, flush=True)
+    print(f"{title}: {done} done, {_rate(done, start, unit)}", file=sys.stderr, flush=True)
 
 
-def _rate(done: int, start: float) -> str:
-    return f"{done / max(time.monotonic() - start, 1e-6):.1f} images/s"
+def _rate(done: int, start: float, unit: str) -> str:
+    return f"{done / max(time.monotonic() - start, 1e-6):.1f} {unit}/s"

@@ -1,12 +1,11 @@
 """Records, or a folder of images with COCO annotations -> batches."""
 
-import random
-
 import tensorflow as tf
 from absl import logging
 
 from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.data import cache, parser, reader, records
+from official_maskrcnn.data.faulty_examples import FaultyExamples
 from official_maskrcnn.errors import UserError
 
 
@@ -15,6 +14,8 @@ def build_dataset(
     input_size: tuple[int, int],
     include_mask: bool,
     input_context: tf.distribute.InputContext | None = None,
+    seed: int = 0,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Batches for training (endless) or evaluation (each image once).
 
@@ -32,50 +33,56 @@ def build_dataset(
       masks       [b, n, s, s] uint8 in {0, 1}, relative to the box (with include_mask)
       mask_valid  [b, n] bool, whether the instance has a mask (with include_mask)
 
-    All shapes are static. Crowds are left out of evaluation, and of training as configured. With a
-    seed, training data come in the same order with the same augmentation every time.
+    All shapes are static. Crowds are left out of evaluation, and of training as configured.
+
+    Training batches are a function of the seed and the step alone: order, augmentation and what
+    stands in for a damaged example are the same after a restart, and the same global batch is
+    shared out however many input pipelines there are.
 
     Args:
-      config: source, batch size, augmentation. An evaluation ignores shuffle_buffer_size, sharding
-        and drop_remainder: all of its images count.
+      config: source, batch size, augmentation. An evaluation ignores shuffle_buffer_size and
+        drop_remainder: all of its images count.
       input_size: height and width of the network input.
       include_mask: whether the batches have masks; without, none is decoded.
       input_context: of a distribution strategy; gives the share of the global batch.
+      seed: of order and augmentation, where `config.seed` is None.
+      first_step: of the training, to begin at.
 
     Raises:
       UserError: without exactly one source, with a batch size that cannot be divided between the
-        replicas, or without examples.
+        replicas, or without examples. While batches are made: tf.errors.OpError with DATA_FAULT
+        when more examples are damaged than `config.max_faulty_examples`.
     """
     batch_size = _batch_size_per_replica(config.global_batch_size, input_context)
-    files = source_files(config)
-    if not any(tf.io.gfile.stat(file).length for file in files):
+    index = reader.build_index(source_files(config), config)
+    if not len(index):
         raise UserError(f"no examples in {config.input_path or config.annotation_file}")
     empty = "left out" if config.skip_empty_images else "kept"
-    logging.info("%d record files; images without instances are %s.", len(files), empty)
+    logging.info(
+        "%d examples in %d files; images without instances are %s.",
+        *(len(index), len(index.paths), empty),
+    )
+    read = reader.example_reader(index, config.cache)
+    seed = seed if config.seed is None else config.seed
+
+    def parse(place: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parser.parse_example(
+            read(number), tf.stack([seed, place]), config, input_size, include_mask
+        )
+
+    def pad(*_: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parser.padding_example(config, input_size, include_mask)
 
     if config.is_training:
-        seed = random.getrandbits(31) if config.seed is None else config.seed
-        dataset = reader.read_training(files, config, seed, input_context)
+        first = first_step * config.global_batch_size
+        order = reader.training_order(len(index), config, seed, first)
     else:
-        seed = 0
-        dataset = reader.read_evaluation(files, config, input_context)
-
-    def parse(index: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        if input_context is not None:  # another seed in each input pipeline
-            index = index * input_context.num_input_pipelines + input_context.input_pipeline_id
-        return parser.parse_example(
-            serialized, tf.stack([seed, index]), config, input_size, include_mask
-        )
-
-    def parse_or_pad(index: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return tf.cond(
-            tf.equal(serialized, reader.PADDING),
-            lambda: parser.padding_example(config, input_size, include_mask),
-            lambda: parse(index, serialized),
-        )
-
-    dataset = dataset.enumerate().map(
-        parse if config.is_training else parse_or_pad, num_parallel_calls=tf.data.AUTOTUNE
+        order = reader.evaluation_order(len(index), config.global_batch_size)
+    order = reader.own_share(order, config.global_batch_size, input_context)
+    faults = FaultyExamples(index, config)
+    dataset = order.map(
+        lambda place, number: faults.element(place, number, parse, pad),
+        num_parallel_calls=tf.data.AUTOTUNE,
     )
     dataset = dataset.batch(batch_size, drop_remainder=True)  # there is none: padded or endless
     if config.deterministic is not None:
@@ -89,9 +96,9 @@ def count_examples(config: DataConfig) -> int:
     """Number of examples in one pass over a config's source.
 
     Raises:
-      UserError: as `source_files`.
+      UserError: as `source_files`, or a file is damaged.
     """
-    return reader.count_examples(source_files(config), config)
+    return len(reader.build_index(source_files(config), config))
 
 
 def source_files(config: DataConfig) -> list[str]:

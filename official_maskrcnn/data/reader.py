@@ -1,111 +1,201 @@
-"""Serialized examples out of TFRecord files: sharded, shuffled, repeated."""
+"""Examples of TFRecord files, each read singly by its place in the files.
 
-import struct
-from collections.abc import Sequence
+So the order of a training is a matter of numbers: any step of it can be the first that is read,
+every epoch is shuffled as a whole, and input pipelines share out the examples of each batch.
+"""
 
+import concurrent.futures
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from official_maskrcnn.configs.task import DataConfig
+from official_maskrcnn.data import parallel, tfrecord
+from official_maskrcnn.errors import UserError
 
-PADDING = b""  # stands for an image that only fills the last evaluation batch
-
-_DEFAULT_CYCLE_LENGTH = 16  # fixed, so that every input pipeline reads in the same order
-_RECORD_HEADER = struct.Struct("<QI")  # length and its checksum, before the data and its checksum
-
-
-def count_examples(files: Sequence[str], config: DataConfig) -> int:
-    """Number of examples that one pass over TFRecord files gives."""
-    if config.skip_empty_images:
-        kept = _read_in_order(files, config)
-        return int(kept.reduce(0, lambda count, _: count + 1))
-    total = sum(_count_records(path) for path in files)
-    return total if config.max_examples is None else min(total, config.max_examples)
+_THREADS = 16  # files whose headers are read at a time: remote ones take their time to answer
 
 
-def _count_records(path: str) -> int:
-    """By the headers alone."""
-    total = 0
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while len(header := file.read(_RECORD_HEADER.size)) == _RECORD_HEADER.size:
-            length, _ = _RECORD_HEADER.unpack(header)
-            file.seek(file.tell() + length + 4)
-            total += 1
-    return total
+class ExampleIndex:
+    """Where n examples are, for graphs and outside of them."""
+
+    def __init__(
+        self, paths: Sequence[str], files: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
+    ):
+        """Knows the examples, sorted by file and place.
+
+        Args:
+          paths: of the files.
+          files: int64 [n], the file of each.
+          offsets: int64 [n], its first byte.
+          sizes: int64 [n], bytes of the record, its frame included.
+        """
+        self.paths, self.files, self.offsets, self.sizes = paths, files, offsets, sizes
+        firsts = np.searchsorted(files, np.arange(len(paths)))
+        with tf.device("cpu:0"):
+            self._paths = tf.constant(paths, tf.string)
+            self._tables = [tf.constant(each, tf.int64) for each in (files, offsets, sizes, firsts)]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def select(self, keep: np.ndarray | slice) -> "ExampleIndex":
+        """Some of the examples."""
+        return ExampleIndex(self.paths, self.files[keep], self.offsets[keep], self.sizes[keep])
+
+    def path(self, number: tf.Tensor | int) -> tf.Tensor:
+        """The file of an example."""
+        return self._paths[self._tables[0][number]]
+
+    def name(self, number: tf.Tensor | int) -> tf.Tensor:
+        """Of an example: its file and place there, for messages."""
+        files, offsets, _, firsts = self._tables
+        place = number - firsts[files[number]] + 1
+        parts = [self.path(number), ", record ", tf.as_string(place), " at byte "]
+        return tf.strings.join([*parts, tf.as_string(offsets[number])])
+
+    def read(self, number: tf.Tensor | int) -> tf.Tensor:
+        """The serialized example.
+
+        Raises:
+          tf.errors.OpError: it is damaged, or its file is gone.
+        """
+        _, offsets, sizes, _ = self._tables
+        spec = {"output_types": [tf.string], "output_shapes": [[]]}
+        records = tf.raw_ops.TFRecordDatasetV2(  # tf.data.TFRecordDataset knows no offsets
+            filenames=self.path(number)[None],
+            compression_type="",
+            buffer_size=sizes[number],
+            byte_offsets=offsets[number][None],
+        )
+        record = tf.raw_ops.TakeDataset(input_dataset=records, count=1, **spec)
+        return tf.raw_ops.DatasetToSingleElement(dataset=record, **spec)[0]
 
 
-def read_training(
-    files: Sequence[str],
-    config: DataConfig,
-    seed: int | None = None,
-    context: tf.distribute.InputContext | None = None,
-) -> tf.data.Dataset:
-    """Endless serialized examples, each once an epoch, in another order every epoch.
+class DamagedFile(UserError):
+    """A record file with a wrong length or checksum."""
 
-    Of several input pipelines each reads its own share: files where there are enough of them, else
-    every n-th example.
+
+def build_index(paths: Sequence[str], config: DataConfig | None = None) -> ExampleIndex:
+    """The examples of TFRecord files that a configuration selects, file by file.
+
+    Args:
+      paths: of the files, local or remote.
+      config: `skip_empty_images`, for which every example is read once, and `max_examples`; None
+        for all.
+
+    Raises:
+      DamagedFile: where one record ends and the next begins cannot be told.
+      UserError: a file cannot be read.
     """
-    num_pipelines, pipeline = _pipelines(context) if config.sharding else (1, 0)
-    if len(files) >= num_pipelines and config.max_examples is None:
-        own = files[pipeline::num_pipelines]
-        names = tf.data.Dataset.from_tensor_slices(own)
-        names = names.shuffle(len(own), seed, reshuffle_each_iteration=True)
-        dataset = _select(_read_files(names, len(own), config), config)
-    else:
-        dataset = _read_in_order(files, config).shard(num_pipelines, pipeline)
-    if config.cache:
-        dataset = dataset.cache()
-    # Shuffled before it is repeated: an epoch ends before the next begins. (tf.data fuses the two,
-    # so the buffer does not run empty in between.)
-    return dataset.shuffle(config.shuffle_buffer_size, seed).repeat()
-
-
-def read_evaluation(
-    files: Sequence[str], config: DataConfig, context: tf.distribute.InputContext | None = None
-) -> tf.data.Dataset:
-    """Each serialized example once over all input pipelines, filled up with PADDING.
-
-    Every pipeline gets the same number of examples, a multiple of its share of the global batch,
-    so that replicas that step together end together. For this the examples of each global batch
-    are divided, and not the files.
-    """
-    num_pipelines, pipeline = _pipelines(context)
-    global_batch = config.global_batch_size
-    share = global_batch // num_pipelines
-    dataset = _read_in_order(files, config)
-    if config.cache:
-        dataset = dataset.cache()
-    padding = tf.data.Dataset.from_tensors(PADDING).repeat(global_batch - 1)
-    dataset = dataset.concatenate(padding).batch(global_batch, drop_remainder=True)
-    return dataset.map(lambda batch: batch[pipeline * share : (pipeline + 1) * share]).unbatch()
-
-
-def _pipelines(context: tf.distribute.InputContext | None) -> tuple[int, int]:
-    if context is None:
-        return 1, 0
-    return context.num_input_pipelines, context.input_pipeline_id
-
-
-def _read_files(
-    names: tf.data.Dataset, count: int, config: DataConfig, deterministic: bool | None = None
-) -> tf.data.Dataset:
-    return names.interleave(
-        tf.data.TFRecordDataset,
-        cycle_length=min(config.cycle_length or _DEFAULT_CYCLE_LENGTH, count),
-        block_length=config.block_length,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=deterministic,
+    config = config or DataConfig()
+    limits = list(_read_limits(paths))
+    index = ExampleIndex(
+        paths,
+        files=np.repeat(np.arange(len(paths)), [len(limit) - 1 for limit in limits]),
+        offsets=np.concatenate([[], *(limit[:-1] for limit in limits)]).astype(np.int64),
+        sizes=np.concatenate([[], *(np.diff(limit) for limit in limits)]).astype(np.int64),
     )
-
-
-def _read_in_order(files: Sequence[str], config: DataConfig) -> tf.data.Dataset:
-    names = tf.data.Dataset.from_tensor_slices(list(files))
-    return _select(_read_files(names, len(files), config, deterministic=True), config)
-
-
-def _select(dataset: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
     if config.skip_empty_images:
-        dataset = dataset.filter(_has_instances)
-    return dataset if config.max_examples is None else dataset.take(config.max_examples)
+        numbers = tf.data.Dataset.range(len(index)).map(
+            lambda number: _has_instances(index.read(number)), num_parallel_calls=tf.data.AUTOTUNE
+        )
+        found = parallel.track(numbers.as_numpy_iterator(), len(index), "Looking for empty images")
+        index = index.select(np.fromiter(found, bool))
+    return index.select(slice(config.max_examples))
+
+
+def _read_limits(paths: Sequence[str]) -> Iterator[np.ndarray]:
+    """Of each file where its records begin, and where the last one ends."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        limits = pool.map(_record_limits, paths)
+        is_long = len(paths) > _THREADS
+        yield from parallel.track(limits, len(paths), "Indexing records", is_long, unit="files")
+
+
+def _record_limits(path: str) -> np.ndarray:
+    try:
+        length = tf.io.gfile.stat(path).length
+        limits = [0]
+        with tf.io.gfile.GFile(path, "rb") as file:
+            while limits[-1] < length:
+                file.seek(limits[-1])
+                size = tfrecord.record_size(file.read(tfrecord.HEADER_SIZE))
+                if size is None or limits[-1] + size > length:
+                    raise DamagedFile(
+                        f"{path} is damaged, or no TFRecord file: there is no whole record at "
+                        f"byte {limits[-1]}; make the file again, or take it out of input_path"
+                    )
+                limits.append(limits[-1] + size)
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot read the record file {path}: {error.message}") from error
+    return np.array(limits, np.int64)
+
+
+def example_reader(index: ExampleIndex, cache: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`index.read`; with `cache` each example is kept in memory once it was read."""
+    if not cache:
+        return index.read
+    kept = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
+
+    def read_and_keep(number: tf.Tensor) -> tf.Tensor:
+        example = index.read(number)
+        with tf.control_dependencies([kept.insert(number, example)]):
+            return tf.identity(example)
+
+    def look_up(number: tf.Tensor) -> tf.Tensor:
+        example = kept.lookup(number)
+        return tf.cond(tf.equal(example, ""), lambda: read_and_keep(number), lambda: example)
+
+    return look_up
+
+
+def training_order(
+    num_examples: int, config: DataConfig, seed: int, first: int = 0
+) -> tf.data.Dataset:
+    """Endless pairs of place and example, int64, every example once an epoch.
+
+    Each epoch is one permutation of all examples, of the seed and the epoch; with
+    `shuffle_buffer_size` 1 they come as they stand in the files.
+
+    Args:
+      num_examples: in an epoch.
+      config: for shuffle_buffer_size.
+      seed: of the order.
+      first: place in the training, counted in examples, to begin at.
+    """
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        examples = tf.range(num_examples, dtype=tf.int64)
+        if config.shuffle_buffer_size != 1:
+            examples = tf.random.experimental.stateless_shuffle(examples, tf.stack([seed, number]))
+        return tf.data.Dataset.from_tensor_slices(examples)
+
+    epochs = tf.data.Dataset.counter(first // num_examples)
+    examples = epochs.flat_map(epoch).skip(first % num_examples)
+    return tf.data.Dataset.zip(tf.data.Dataset.counter(first), examples)
+
+
+def evaluation_order(num_examples: int, global_batch_size: int) -> tf.data.Dataset:
+    """Pairs of place and example, int64, filled up with example -1 to whole global batches."""
+    places = tf.data.Dataset.range(-(-num_examples // global_batch_size) * global_batch_size)
+    return places.map(lambda place: (place, tf.where(place < num_examples, place, -1)))
+
+
+def own_share(
+    order: tf.data.Dataset, global_batch_size: int, context: tf.distribute.InputContext | None
+) -> tf.data.Dataset:
+    """The part of each global batch that belongs to an input pipeline.
+
+    So all pipelines end together, and a batch is the same however many there are.
+    """
+    if context is None or context.num_input_pipelines == 1:
+        return order
+    share = global_batch_size // context.num_input_pipelines
+    begin = context.input_pipeline_id * share
+    batches = order.batch(global_batch_size, drop_remainder=True)
+    return batches.map(lambda *batch: [part[begin : begin + share] for part in batch]).unbatch()
 
 
 def _has_instances(serialized: tf.Tensor) -> tf.Tensor:

@@ -2,17 +2,19 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
 import tensorflow as tf
+from absl import logging
 from pycocotools import mask as coco_mask
 
-from official_maskrcnn.data import parallel
+from official_maskrcnn.data import parallel, reader
 from official_maskrcnn.data.images import decode_mask
+from official_maskrcnn.data.reader import DamagedFile
 from official_maskrcnn.errors import UserError
 
 _NUM_HASHES = 2**53 - 1  # exact in float64, and so in JSON
@@ -47,10 +49,6 @@ class Record(NamedTuple):
     is_crowd: np.ndarray
     areas: np.ndarray
     masks: list[bytes]
-
-
-class DamagedFile(UserError):
-    """A record file with a wrong length or checksum."""
 
 
 class RaggedRecord(UserError):
@@ -107,18 +105,37 @@ def source_id_to_int(source_id: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
     )
 
 
-def read_examples(files: Sequence[str]) -> Iterator[tf.train.Example]:
-    """Parsed examples of TFRecord files, one after the other.
+def read_examples(
+    files: Sequence[str], on_damage: Callable[[str], None] | None = None
+) -> Iterator[tuple[str, tf.train.Example]]:
+    """Parsed examples of TFRecord files, one after the other, each with the place where it is.
+
+    Args:
+      files: paths.
+      on_damage: called with the place of each damaged record, which is then left out.
 
     Raises:
-      DamagedFile: at the record that is damaged.
+      DamagedFile: at the record that is damaged, without `on_damage`; or where the records of a
+        file cannot be told apart.
     """
-    for path in files:
-        try:
-            for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
-                yield tf.train.Example.FromString(serialized)
-        except tf.errors.DataLossError as error:
-            raise DamagedFile(f"{path} is damaged, or no TFRecord file: {error.message}") from error
+    index = reader.build_index(files)
+
+    def read_or_nothing(number: tf.Tensor) -> tf.Tensor:
+        one = tf.data.Dataset.from_tensors(number).map(index.read).ignore_errors()
+        return one.concatenate(tf.data.Dataset.from_tensors("")).take(1).get_single_element()
+
+    examples = tf.data.Dataset.range(len(index)).map(
+        lambda number: (index.name(number), read_or_nothing(number)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    for name, serialized in examples.as_numpy_iterator():
+        place = name.decode()
+        if serialized:
+            yield place, tf.train.Example.FromString(serialized)
+        elif on_damage is None:
+            raise DamagedFile(f"{place} is damaged: make the file again, or take it away")
+        else:
+            on_damage(place)
 
 
 def parse_record(example: tf.train.Example) -> Record:
@@ -184,7 +201,10 @@ def _first(values: Any, default: Any = 0) -> Any:
 
 
 def read_ground_truth(
-    patterns: str | Sequence[str], regenerate_source_id: bool = False, progress: bool = True
+    patterns: str | Sequence[str],
+    regenerate_source_id: bool = False,
+    max_faulty_examples: int = 0,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """COCO ground truth out of records; images are read one at a time and not kept.
 
@@ -195,6 +215,7 @@ def read_ground_truth(
       patterns: as for `expand_patterns`.
       regenerate_source_id: identify images by a hash of their content, as the parser does where
         the decoder is so configured.
+      max_faulty_examples: damaged records that are left out before it fails.
       progress: whether to show how far it is.
 
     Returns:
@@ -203,11 +224,22 @@ def read_ground_truth(
     Raises:
       UserError: a pattern matches nothing, or a file is damaged or has a record that is no use.
     """
-    files = expand_patterns(patterns)
+    damaged: list[str] = []
+
+    def note(place: str) -> None:
+        damaged.append(place)
+        if len(damaged) > max_faulty_examples:
+            raise DamagedFile(
+                f"{place} is damaged; {len(damaged)} damaged records so far, "
+                f"max_faulty_examples ({max_faulty_examples}) are allowed"
+            )
+        logging.warning("left out of the ground truth: %s is damaged", place)
+
+    examples = read_examples(expand_patterns(patterns), note)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     names: dict[int, str] = {}
-    for example in parallel.track(read_examples(files), None, "Reading ground truth", progress):
+    for _, example in parallel.track(examples, None, "Reading ground truth", progress):
         record = parse_record(example)
         source_id = tf.constant(b"" if regenerate_source_id else record.source_id)
         own_id = int(source_id_to_int(source_id, tf.constant(record.encoded)))

@@ -242,18 +242,21 @@ def _survey_records(
     statistics, faults = Statistics(), FaultReport()
     seen: set[bytes] = set()
 
-    def examples() -> Iterator[Any]:
+    def examples() -> Iterator[tuple[str, Any]]:
         for path in records.expand_patterns(patterns):
             try:
-                yield from records.read_examples([path])
+                yield from records.read_examples([path], note)
             except records.DamagedFile:
                 faults.add([Fault("corrupt_file", Outcome.KEPT, path)])
 
-    for position, example in enumerate(parallel.track(examples(), None, "Checking", progress)):
+    def note(place: str) -> None:
+        faults.add([Fault("corrupt_record", Outcome.KEPT, place)])
+
+    for place, example in parallel.track(examples(), None, "Checking", progress):
         try:
             record = records.parse_record(example)
         except records.RaggedRecord:
-            faults.add([Fault("ragged_record", Outcome.KEPT, f"#{position}")])
+            faults.add([Fault("ragged_record", Outcome.KEPT, place)])
             continue
         if record.source_id in seen:
             faults.add([Fault("duplicate_image_id", Outcome.KEPT, _name(record))])

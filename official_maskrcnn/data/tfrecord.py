@@ -1,4 +1,4 @@
-"""TFRecord files out, without TensorFlow: a process that writes them starts in a second."""
+"""TFRecord files, without TensorFlow: a process that writes them starts in a second."""
 
 import contextlib
 import fcntl
@@ -15,6 +15,9 @@ import google_crc32c
 import numpy as np
 
 from official_maskrcnn.errors import UserError
+
+HEADER_SIZE = 12  # length of the data and its checksum
+_CHECKSUM_SIZE = 4
 
 Feature = np.ndarray | bytes | Sequence[bytes]
 
@@ -68,6 +71,13 @@ def frame(record: bytes) -> bytes:
     """
     length = struct.pack("<Q", len(record))
     return b"".join([length, _masked_crc(length), record, _masked_crc(record)])
+
+
+def record_size(header: bytes) -> int | None:
+    """Bytes of a record, its frame included, by its first HEADER_SIZE; None if they are damaged."""
+    if len(header) < HEADER_SIZE or _masked_crc(header[:8]) != header[8:]:
+        return None
+    return HEADER_SIZE + struct.unpack("<Q", header[:8])[0] + _CHECKSUM_SIZE
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -8,6 +8,7 @@ import tf_keras
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.model_garden import light_imports
+from official_maskrcnn.modeling import stochastic_depth
 
 with light_imports():
     from official.modeling import hyperparams
@@ -52,7 +53,8 @@ def build_backbone(
 ) -> tf_keras.Model:
     """Model from images [b, height, width, channels] to a dict of level name to feature map.
 
-    With `static_shapes`, for a TPU, its first convolution is laid out for that.
+    With `static_shapes`, for a TPU, its first convolution is laid out for that. Its stochastic
+    depth draws by `stochastic_depth.seeded`.
     """
     backbone = backbone_factory.build_backbone(
         input_specs=tf_keras.layers.InputSpec(shape=[None, *config.input_size]),
@@ -60,6 +62,7 @@ def build_backbone(
         norm_activation_config=norm,
         l2_regularizer=regularizer,
     )
+    stochastic_depth.seed_layers(backbone)
     if static_shapes:
         for layer in backbone.layers:
             if _BlockwiseConv2D.replaces(layer) and layer.input is backbone.input:

@@ -11,13 +11,19 @@ import tf_keras
 
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN, ROIAligner
 from official_maskrcnn.model_garden import light_imports
-from official_maskrcnn.modeling import backbones, batch_norm, proposals, roi_sampling
+from official_maskrcnn.modeling import (
+    backbones,
+    batch_norm,
+    proposals,
+    roi_sampling,
+    stochastic_depth,
+)
 from official_maskrcnn.modeling.heads import BoxHead, LayerOptions, MaskHead, check_roi_size
 from official_maskrcnn.modeling.rematerialization import rematerialize
 from official_maskrcnn.ops import anchors as anchor_ops
 from official_maskrcnn.ops import boxes as box_ops
 from official_maskrcnn.ops import masks as mask_ops
-from official_maskrcnn.ops import nms, sampling
+from official_maskrcnn.ops import nms, random, sampling
 from official_maskrcnn.ops.roi_align import roi_align
 
 with light_imports():
@@ -85,6 +91,26 @@ class TrainingOutputs(NamedTuple):
     rpn_deltas: dict[str, tf.Tensor]
     stages: tuple[BoxStage, ...]
     masks: MaskOutputs | None
+
+
+class _Proposals(NamedTuple):
+    """What the first stage gives.
+
+    Attributes:
+      features: maps [b, height_l, width_l, c] by level.
+      rpn_logits: as in `TrainingOutputs`.
+      rpn_deltas: likewise.
+      boxes: [b, p, 4] in input pixels.
+      valid: bool [b, p], False for padding.
+      image_size: (height, width) [b, 2] of the images within the network input.
+    """
+
+    features: Mapping[str, tf.Tensor]
+    rpn_logits: dict[str, tf.Tensor]
+    rpn_deltas: dict[str, tf.Tensor]
+    boxes: tf.Tensor
+    valid: tf.Tensor
+    image_size: tf.Tensor
 
 
 class MaskRCNN(tf_keras.Model):
@@ -207,7 +233,7 @@ class MaskRCNN(tf_keras.Model):
         images: tf.Tensor,
         image_info: tf.Tensor,
         groundtruth: Mapping[str, tf.Tensor] | None = None,
-        seed: tf.Tensor | None = None,
+        seeds: tf.Tensor | None = None,
         training: bool = False,
     ) -> TrainingOutputs | dict[str, tf.Tensor]:
         """Runs the model.
@@ -219,7 +245,7 @@ class MaskRCNN(tf_keras.Model):
           groundtruth: when training, `boxes` [b, n, 4] in input pixels, `classes` [b, n], both
             with padding below 0, and for models with masks `masks` [b, n, t, t], relative to the
             boxes, and `mask_valid` [b, n]: the instances that may train the mask head.
-          seed: int32 [2] of the random draws of a training step.
+          seeds: uint32 [b] of the random draws of a training step, of `ops.random`.
           training: selects what is returned.
 
         Returns:
@@ -229,6 +255,36 @@ class MaskRCNN(tf_keras.Model):
           probabilities relative to the box, or to `detection_outer_boxes` if
           `outer_boxes_scale` is not 1.
         """
+        if not training:
+            found = self._find_proposals(images, image_info, training=False)
+            return self._detect(found, image_info)
+        if groundtruth is None:
+            raise ValueError("training needs groundtruth")
+        if seeds is None:
+            seeds = tf.cast(tf.range(tf.shape(images)[0]), tf.uint32)
+        depth_seeds, sampling_seeds = random.split(seeds, 2)
+        with stochastic_depth.seeded(depth_seeds):
+            found = self._find_proposals(images, image_info, training=True)
+        return self._compare(found, groundtruth, sampling_seeds, training=True)
+
+    def validate(
+        self,
+        images: tf.Tensor,
+        image_info: tf.Tensor,
+        groundtruth: Mapping[str, tf.Tensor],
+        seeds: tf.Tensor,
+    ) -> tuple[dict[str, tf.Tensor], TrainingOutputs]:
+        """Detections, and what the losses are computed of, by a model that is not being trained.
+
+        Arguments and results are those of `call`; backbone and proposals are computed once.
+        """
+        found = self._find_proposals(images, image_info, training=False)
+        outputs = self._compare(found, groundtruth, seeds, training=False)
+        return self._detect(found, image_info), outputs
+
+    def _find_proposals(
+        self, images: tf.Tensor, image_info: tf.Tensor, training: bool
+    ) -> _Proposals:
         features = self.extract_features(images, training)
         rpn_logits, rpn_deltas = self._propose(features, training)
         image_size = self._image_size(image_info)
@@ -243,17 +299,21 @@ class MaskRCNN(tf_keras.Model):
             keep_empty=self._model_garden,
         )
         boxes = tf.stop_gradient(boxes)
-        if not training:
-            return self._detect(features, boxes, image_size, image_info)
-        if groundtruth is None:
-            raise ValueError("training needs groundtruth")
-        if seed is None:
-            seed = tf.zeros([2], tf.int32)
-        stages = self._box_stages(features, boxes, scores >= 0.0, image_size, groundtruth, seed)
+        return _Proposals(features, rpn_logits, rpn_deltas, boxes, scores >= 0.0, image_size)
+
+    def _compare(
+        self,
+        found: _Proposals,
+        groundtruth: Mapping[str, tf.Tensor],
+        seeds: tf.Tensor,
+        training: bool,
+    ) -> TrainingOutputs:
+        """Samples proposals by the ground truth and runs the heads on them."""
+        stages = self._box_stages(found, groundtruth, seeds, training)
         masks = None
         if self.mask_head is not None:
-            masks = self._train_masks(features, stages[-1].labels, image_size, groundtruth)
-        return TrainingOutputs(rpn_logits, rpn_deltas, tuple(stages), masks)
+            masks = self._masks_with_targets(found, stages[-1].labels, groundtruth, training)
+        return TrainingOutputs(found.rpn_logits, found.rpn_deltas, tuple(stages), masks)
 
     def extract_features(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Feature maps [b, height_l, width_l, c] by level, of images [b, height, width, 3]."""
@@ -344,45 +404,43 @@ class MaskRCNN(tf_keras.Model):
 
     def _box_stages(
         self,
-        features: Mapping[str, tf.Tensor],
-        boxes: tf.Tensor,
-        valid: tf.Tensor,
-        image_size: tf.Tensor,
+        found: _Proposals,
         groundtruth: Mapping[str, tf.Tensor],
-        seed: tf.Tensor,
+        seeds: tf.Tensor,
+        training: bool,
     ) -> list[BoxStage]:
         gt_boxes, gt_classes = groundtruth["boxes"], groundtruth["classes"]
         sampler = self.config.roi_sampler
         labels = roi_sampling.sample_rois(
-            boxes,
-            valid,
+            found.boxes,
+            found.valid,
             gt_boxes,
             gt_classes,
             sampler,
             box_ops.CASCADE_REGRESSION_WEIGHTS[0],
-            seed,
+            seeds,
         )
         stages: list[BoxStage] = []
         thresholds = sampler.cascade_iou_thresholds or []
         for stage in range(len(self.detection_head)):
             if stage > 0:
                 labels = roi_sampling.label_rois(
-                    self._refine(labels.rois, stages[-1].box_outputs, stage - 1, image_size),
+                    self._refine(labels.rois, stages[-1].box_outputs, stage - 1, found.image_size),
                     gt_boxes,
                     gt_classes,
                     thresholds[stage - 1],
                     box_ops.CASCADE_REGRESSION_WEIGHTS[stage],
                 )
-            logits, outputs = self._run_box_head(features, labels.rois, stage, training=True)
+            logits, outputs = self._run_box_head(found.features, labels.rois, stage, training)
             stages.append(BoxStage(logits, outputs, labels))
         return stages
 
-    def _train_masks(
+    def _masks_with_targets(
         self,
-        features: Mapping[str, tf.Tensor],
+        found: _Proposals,
         labels: roi_sampling.LabelledRoIs,
-        image_size: tf.Tensor,
         groundtruth: Mapping[str, tf.Tensor],
+        training: bool,
     ) -> MaskOutputs:
         """Runs the mask head on the RoIs of all images that have a mask to learn."""
         config = self.config
@@ -395,7 +453,7 @@ class MaskRCNN(tf_keras.Model):
             chosen = (classes > 0) & tf.gather(mask_valid, gt_indices, batch_dims=1)
             rank = tf.cumsum(tf.cast(chosen, tf.int32), axis=1)
             chosen &= rank <= config.mask_sampler.num_sampled_masks
-        rois = box_ops.enlarge(rois, config.outer_boxes_scale, image_size)
+        rois = box_ops.enlarge(rois, config.outer_boxes_scale, found.image_size)
 
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         capacity = static_mask_rois(config, *chosen.shape) if self.static_shapes else None
@@ -405,14 +463,14 @@ class MaskRCNN(tf_keras.Model):
         gt_slots = tf.stack([packed.batch_indices, gt_indices], axis=-1)  # [m, 2]
         size = config.mask_roi_aligner.crop_size * config.mask_head.upsample_factor
 
-        crops = self._align(features, rois, packed.batch_indices, config.mask_roi_aligner)
+        crops = self._align(found.features, rois, packed.batch_indices, config.mask_roi_aligner)
 
         weights = packed.weights
         if capacity is None and replicas == 1:
             # All or none are padding, and batch norm need not look at each.
             weights = tf.reduce_max(weights)
         assert self.mask_head is not None  # include_mask
-        logits = self.mask_head(crops, tf.maximum(classes, 0), training=True, weights=weights)
+        logits = self.mask_head(crops, tf.maximum(classes, 0), training=training, weights=weights)
         targets = mask_ops.resample_mask_targets(
             tf.gather_nd(groundtruth["masks"], gt_slots),
             tf.gather_nd(gt_boxes, gt_slots),
@@ -421,14 +479,9 @@ class MaskRCNN(tf_keras.Model):
         )
         return MaskOutputs(tf.cast(logits, tf.float32), targets, packed.weights, packed.num_dropped)
 
-    def _detect(
-        self,
-        features: Mapping[str, tf.Tensor],
-        rois: tf.Tensor,
-        image_size: tf.Tensor,
-        image_info: tf.Tensor,
-    ) -> dict[str, tf.Tensor]:
+    def _detect(self, found: _Proposals, image_info: tf.Tensor) -> dict[str, tf.Tensor]:
         config = self.config.detection_generator
+        features, rois, image_size = found.features, found.boxes, found.image_size
         all_logits: list[tf.Tensor] = []
         outputs: Any = None
         for stage in range(len(self.detection_head)):

@@ -11,11 +11,12 @@ import tensorflow as tf
 import tf_keras
 
 from official_maskrcnn.model_garden import light_imports
+from official_maskrcnn.modeling import stochastic_depth
 from official_maskrcnn.modeling.batch_norm import BATCH_NORMS
 from official_maskrcnn.ops.scheduling import together
 
 with light_imports():
-    from official.vision.modeling.layers import nn_blocks, nn_layers
+    from official.vision.modeling.layers import nn_blocks
 
 REMATERIALIZABLE = ("resnet", "spinenet")  # types of backbone that consist of such blocks
 
@@ -27,9 +28,6 @@ def rematerialize(backbone: tf_keras.Model) -> None:
     """
     for layer in backbone.layers:
         if type(layer) in _BLOCKS:
-            for part in layer.submodules:
-                if type(part) is nn_layers.StochasticDepth:
-                    part.__class__ = _DrawnStochasticDepth
             layer.__class__ = _BLOCKS[type(layer)]
 
 
@@ -41,7 +39,7 @@ class _Rematerialized(tf_keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if self.is_running or not training:
             return super().call(inputs, training=training)
-        draw = tf.random.uniform([tf.shape(inputs)[0]])
+        seeds = stochastic_depth.current_seeds()
         scope = f"gradient_tape/{tf.get_current_name_scope()}/"  # as TensorFlow's own gradients
 
         @tf.custom_gradient
@@ -49,7 +47,7 @@ class _Rematerialized(tf_keras.layers.Layer):
             def gradient(of_outputs: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
                 with tf.name_scope(scope):
                     again, of_outputs = together(inputs, of_outputs)
-                    with tf.GradientTape() as tape, self._running(draw, moves_statistics=False):
+                    with tf.GradientTape() as tape, self._running(seeds, moves_statistics=False):
                         tape.watch(again)
                         outputs = self(again, training=True)
                     of_inputs, *of_variables = tape.gradient(
@@ -58,24 +56,24 @@ class _Rematerialized(tf_keras.layers.Layer):
                 return of_inputs, of_variables
 
             # As a call of Keras, which tells all parts that they are being trained.
-            with self._running(draw, moves_statistics=True):
+            with self._running(seeds, moves_statistics=True):
                 return self(inputs, training=True), gradient
 
         return run(inputs)
 
     @contextlib.contextmanager
-    def _running(self, draw: tf.Tensor, moves_statistics: bool) -> Iterator[None]:
-        """Calls are plain ones, with a random draw [b] that is given."""
+    def _running(self, seeds: tf.Tensor | None, moves_statistics: bool) -> Iterator[None]:
+        """Calls are plain ones, with the seeds of stochastic depth that are given."""
         momenta: list[tuple[Any, float]] = []
-        for part in self.submodules:
-            if isinstance(part, _DrawnStochasticDepth):
-                part.draw = draw
-            elif isinstance(part, BATCH_NORMS) and not moves_statistics:
-                momenta.append((part, part.momentum))
-                part.momentum = 1.0
+        if not moves_statistics:
+            norms = [part for part in self.submodules if isinstance(part, BATCH_NORMS)]
+            momenta = [(norm, norm.momentum) for norm in norms]
+            for norm in norms:
+                norm.momentum = 1.0
         self.is_running = True
         try:
-            yield
+            with stochastic_depth.seeded(seeds):
+                yield
         finally:
             self.is_running = False
             for part, momentum in momenta:
@@ -94,15 +92,3 @@ _BLOCKS = {
     nn_blocks.BottleneckBlock: _BottleneckBlock,
     nn_blocks.ResidualBlock: _ResidualBlock,
 }
-
-
-class _DrawnStochasticDepth(nn_layers.StochasticDepth):
-    """Stochastic depth (arXiv 1603.09382) by a draw [b] from [0, 1) that both runs have."""
-
-    draw: tf.Tensor
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if not training or not self._drop_rate:
-            return inputs
-        kept = tf.cast(self.draw >= self._drop_rate, inputs.dtype) / (1.0 - self._drop_rate)
-        return inputs * tf.reshape(kept, [-1] + [1] * (inputs.shape.rank - 1))

@@ -19,6 +19,10 @@ _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _LISTED_NAMES = 12  # of variables, in one message
 
 
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SavedVariable:
     """A variable by its path in an object graph, such as backbone/layer_with_weights-0/kernel."""
@@ -198,7 +202,7 @@ class _SavedGraph:
                 reader.get_tensor(_GRAPH_KEY)
             )
         except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
-            raise UserError(f"cannot read the checkpoint {path}: {error}") from error
+            raise DamagedCheckpoint(f"cannot read the checkpoint {path}: {error}") from error
         self._nodes = graph.nodes
         self._shapes = reader.get_variable_to_shape_map()
         self.roots = self.children(0)

@@ -33,7 +33,7 @@ def sample_rois(
     gt_classes: tf.Tensor,
     config: ROISampler,
     regression_weights: Sequence[float],
-    seed: tf.Tensor,
+    seeds: tf.Tensor,
 ) -> LabelledRoIs:
     """Draws foreground and background RoIs (Fast R-CNN, arXiv 1504.08083, section 2.3).
 
@@ -44,7 +44,7 @@ def sample_rois(
       gt_classes: int32 [b, n], padding below 0.
       config: numbers and thresholds; k = num_sampled_rois.
       regression_weights: of the box targets.
-      seed: int32 [2].
+      seeds: uint32 [b].
     """
     if config.mix_gt_boxes:
         proposals = tf.concat([proposals, gt_boxes], axis=1)
@@ -58,7 +58,7 @@ def sample_rois(
         & (best_iou >= config.background_iou_low_threshold)
     )
     chosen = sampling.sample_indices(
-        foreground, background, config.num_sampled_rois, config.foreground_fraction, seed
+        foreground, background, config.num_sampled_rois, config.foreground_fraction, seeds
     )  # [b, k]
 
     def take(values: tf.Tensor) -> tf.Tensor:

@@ -57,7 +57,7 @@ def label_anchors(
     anchors: tf.Tensor,
     gt_boxes: tf.Tensor,
     gt_valid: tf.Tensor,
-    seed: tf.Tensor,
+    seeds: tf.Tensor,
     match_threshold: float = 0.7,
     unmatched_threshold: float = 0.3,
     num_samples: int = 256,
@@ -73,7 +73,7 @@ def label_anchors(
       anchors: [4, a].
       gt_boxes: [b, n, 4].
       gt_valid: [b, n] bool, False on padding.
-      seed: int32 [2] of the random draw.
+      seeds: uint32 [b] of the random draw.
       match_threshold: IoU.
       unmatched_threshold: IoU.
       num_samples: per image.
@@ -111,7 +111,7 @@ def label_anchors(
     foreground = (best_iou >= match_threshold) | is_forced
     background = (best_iou < unmatched_threshold) & ~foreground
     sampled_foreground, sampled_background = sampling.sample_balanced(
-        foreground, background, num_samples, foreground_fraction, seed
+        foreground, background, num_samples, foreground_fraction, seeds
     )
     score_targets = tf.where(sampled_foreground, 1, tf.where(sampled_background, 0, -1))
     box_targets = box_ops.encode(boxes, anchors[None], axis=-2)

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from official_maskrcnn.ops import random
+
 
 def _keep_random(mask: tf.Tensor, priority: tf.Tensor, count: tf.Tensor, limit: int) -> tf.Tensor:
     """Of the True entries of mask [b, n] the `count` [b] of highest priority; count <= limit."""
@@ -20,7 +22,7 @@ def sample_balanced(
     background: tf.Tensor,
     num_samples: int,
     foreground_fraction: float,
-    seed: tf.Tensor,
+    seeds: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Draws at most `num_samples` an image, of which at most a fraction from the foreground.
 
@@ -29,12 +31,12 @@ def sample_balanced(
       background: [b, n] bool, disjoint from foreground.
       num_samples: per image; background fills what the foreground leaves.
       foreground_fraction: in [0, 1].
-      seed: int32 [2].
+      seeds: uint32 [b], of `ops.random`.
 
     Returns:
       Sampled foreground and sampled background, [b, n] bool.
     """
-    priority = tf.random.stateless_uniform(tf.shape(foreground), seed)
+    priority = random.uniform(seeds, tf.shape(foreground)[1])
     max_foreground = int(num_samples * foreground_fraction)
     num_foreground = tf.minimum(_count(foreground), max_foreground)  # [b]
     sampled_foreground = _keep_random(foreground, priority, num_foreground, max_foreground)
@@ -48,7 +50,7 @@ def sample_indices(
     background: tf.Tensor,
     num_samples: int,
     foreground_fraction: float,
-    seed: tf.Tensor,
+    seeds: tf.Tensor,
 ) -> tf.Tensor:
     """Indices [b, num_samples] of a balanced draw, the foreground first.
 
@@ -56,16 +58,16 @@ def sample_indices(
     taken, and then candidates are repeated, so that there is never a padding sample. An image
     without any candidate gives its first entry.
     """
-    seeds = tf.random.split(seed, 2)
+    sampling_seeds, filling_seeds = random.split(seeds, 2)
     sampled_foreground, sampled_background = sample_balanced(
-        foreground, background, num_samples, foreground_fraction, seeds[0]
+        foreground, background, num_samples, foreground_fraction, sampling_seeds
     )
     group = (
         tf.cast(foreground, tf.float32)
         + tf.cast(sampled_background, tf.float32) * 2.0
         + tf.cast(sampled_foreground, tf.float32) * 3.0
     )  # 4 sampled foreground, 2 sampled background, 1 more foreground, 0 neither
-    priority = group + 0.5 * tf.random.stateless_uniform(tf.shape(group), seeds[1])
+    priority = group + 0.5 * random.uniform(filling_seeds, tf.shape(group)[1])
     order = tf.math.top_k(priority, k=tf.minimum(num_samples, tf.shape(group)[1])).indices
     usable = tf.minimum(_count(group > 0.0), tf.shape(order)[1])  # [b]
     slots = tf.range(num_samples)[None] % tf.maximum(usable, 1)[:, None]  # [b, num_samples]

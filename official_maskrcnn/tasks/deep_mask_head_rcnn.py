@@ -17,6 +17,7 @@ from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN, TrainingOutputs
 from official_maskrcnn.modeling.restore import restore_modules
 from official_maskrcnn.ops import anchors as anchor_ops
+from official_maskrcnn.ops import random
 from official_maskrcnn.tasks import losses as loss_ops
 
 with light_imports():
@@ -96,15 +97,20 @@ class MaskRCNNTask:
         return pipeline.count_examples(self.config.train_data)
 
     def build_inputs(
-        self, data: DataConfig, input_context: tf.distribute.InputContext | None = None
+        self,
+        data: DataConfig,
+        input_context: tf.distribute.InputContext | None = None,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
-        """Batches, as `data.pipeline` describes them."""
+        """Batches, as `data.pipeline` describes them; of training from `first_step` on."""
         height, width = self.config.model.input_size[:2]
         dataset = pipeline.build_dataset(
             data,
             (height, width),
             include_mask=self.config.model.include_mask,
             input_context=input_context,
+            seed=self.runtime.seed or 0,
+            first_step=first_step,
         )
         return dataset.map(self._check_classes, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -122,7 +128,7 @@ class MaskRCNNTask:
             return {**batch, "classes": tf.identity(batch["classes"])}
 
     def compute_losses(
-        self, model: MaskRCNN, outputs: TrainingOutputs, batch: Batch, seed: tf.Tensor
+        self, model: MaskRCNN, outputs: TrainingOutputs, batch: Batch, seeds: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """Losses by name; `total_loss` is what training minimises.
 
@@ -130,7 +136,7 @@ class MaskRCNNTask:
           model: for its anchors and its weight decay.
           outputs: of the model in training.
           batch: with `boxes` and `classes`.
-          seed: int32 [2], of the anchors' sampling.
+          seeds: uint32 [b], of the anchors' sampling.
         """
         config = self.config.losses
         parser = self.config.train_data.parser
@@ -139,7 +145,7 @@ class MaskRCNNTask:
             anchors,
             batch["boxes"],
             batch["classes"] > 0,
-            seed,
+            seeds,
             parser.rpn_match_threshold,
             parser.rpn_unmatched_threshold,
             parser.rpn_batch_size_per_im,
@@ -194,18 +200,17 @@ class MaskRCNNTask:
         """
         strategy = tf.distribute.get_strategy()
         batch = self._prepare(batch)
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        step = tf.cast(optimizer.iterations, tf.int32) * strategy.num_replicas_in_sync + replica
-        seeds = tf.random.split(tf.stack([self.runtime.seed or 0, step]), 2)
+        seeds = random.image_seeds(batch["source_id"], optimizer.iterations, self.runtime.seed or 0)
+        model_seeds, anchor_seeds = random.split(seeds, 2)
         with tf.GradientTape() as tape:
             outputs = model(
                 batch["image"],
                 batch["image_info"],
                 groundtruth=batch,
-                seed=seeds[0],
+                seeds=model_seeds,
                 training=True,
             )
-            losses = self.compute_losses(model, outputs, batch, seeds[1])
+            losses = self.compute_losses(model, outputs, batch, anchor_seeds)
             loss = losses["total_loss"] / strategy.num_replicas_in_sync
             scales_loss = isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
             if scales_loss:
@@ -240,9 +245,23 @@ class MaskRCNNTask:
 
     @tf.autograph.experimental.do_not_convert
     def eval_step(self, batch: Batch, model: MaskRCNN) -> dict[str, tf.Tensor]:
-        """Detections of one replica's batch, in original pixels, with their `source_id`."""
-        detections = model(batch["image"], batch["image_info"], training=False)
-        return {**detections, "source_id": batch["source_id"]}
+        """Detections of one replica's batch, in original pixels, with their `source_id`.
+
+        With `validation_losses` also the losses by name, those of the batch for each image [b].
+        """
+        ids = {"source_id": batch["source_id"]}
+        if not self.config.validation_losses:
+            return model(batch["image"], batch["image_info"], training=False) | ids
+        batch = self._prepare(batch)
+        # The same draws in every evaluation, so that the losses can be compared.
+        seeds = random.image_seeds(batch["source_id"], tf.constant(0), self.runtime.seed or 0)
+        model_seeds, anchor_seeds = random.split(seeds, 2)
+        detections, outputs = model.validate(
+            batch["image"], batch["image_info"], batch, model_seeds
+        )
+        losses = self.compute_losses(model, outputs, batch, anchor_seeds)
+        each = tf.ones(tf.shape(batch["source_id"]))
+        return detections | ids | {name: loss * each for name, loss in losses.items()}
 
     @functools.cached_property
     def ground_truth(self) -> GroundTruth:
@@ -258,6 +277,7 @@ class MaskRCNNTask:
             records.read_ground_truth(
                 data.input_path,
                 regenerate_source_id=data.decoder.simple_decoder.regenerate_source_id,
+                max_faulty_examples=data.max_faulty_examples,
             )
         )
 

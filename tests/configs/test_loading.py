@@ -293,7 +293,7 @@ _ODD = st.sampled_from(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(_LEAVES), _ODD | st.text(max_size=8)), max_size=3))
 def test_any_override_is_refused_readably_or_survives_saving(pairs: list[tuple[str, str]]):
     override = ",".join(f"{path}={value}" for path, value in pairs)

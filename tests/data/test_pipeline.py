@@ -2,6 +2,8 @@
 
 import json
 import logging
+import pathlib
+import re
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import tensorflow as tf
 
 from official_maskrcnn.configs.task import DataConfig, Parser
 from official_maskrcnn.data import pipeline
-from official_maskrcnn.errors import UserError
+from official_maskrcnn.errors import DATA_FAULT, UserError
 from tests.data.example_records import make_example, write_records
 
 _SIZE = (32, 48)
@@ -94,9 +96,7 @@ def test_training_is_endless_in_full_batches_and_reproducible(pattern):
         return list(pipeline.build_dataset(config, _SIZE, True, context).take(6))
 
     first, again, other, unseeded = batches(1), batches(1), batches(2), batches(None)
-    for batch, same in zip(first, again, strict=True):
-        for key, value in batch.items():
-            np.testing.assert_array_equal(value, same[key])
+    _assert_equal_batches(first, again)
     ids = [
         np.concatenate([batch["source_id"] for batch in run]) for run in (first, other, unseeded)
     ]
@@ -108,15 +108,93 @@ def test_training_is_endless_in_full_batches_and_reproducible(pattern):
     assert len(set(scales[ids[0] == 4])) > 1
 
 
-def test_pipelines_augment_with_different_seeds(tmp_path):
-    path = write_records(tmp_path, _examples(1) * 4)[0]
-    config = _config(input_path=path, is_training=True, seed=0, sharding=False)
-    config.parser = Parser(max_num_instances=3, aug_scale_min=0.5, aug_scale_max=2.0)
-    scales = []
-    for context in _contexts(2, 2):
-        batch = next(iter(pipeline.build_dataset(config, _SIZE, False, context)))
-        scales += batch["image_info"][:, 2, 0].numpy().tolist()
-    assert len(set(scales)) == 4
+def _assert_equal_batches(batches, expected):
+    for batch, same in zip(batches, expected, strict=True):
+        for key, value in batch.items():
+            np.testing.assert_array_equal(value, same[key])
+
+
+@pytest.fixture
+def augmented(pattern):
+    parser = Parser(max_num_instances=3, aug_rand_hflip=True, aug_scale_min=0.5, aug_scale_max=2.0)
+    return _config(input_path=pattern, is_training=True, dtype="float32", parser=parser)
+
+
+def test_a_training_goes_on_at_any_step(augmented):
+    whole = list(pipeline.build_dataset(augmented, _SIZE, False, seed=4).take(7))
+    for step in (1, 5):
+        rest = pipeline.build_dataset(augmented, _SIZE, False, seed=4, first_step=step)
+        _assert_equal_batches(rest.take(7 - step), whole[step:])
+
+
+def test_pipelines_share_out_the_same_global_batch(augmented):
+    whole = pipeline.build_dataset(augmented, _SIZE, False, seed=4).take(6)
+    shares = [
+        pipeline.build_dataset(augmented, _SIZE, False, context, seed=4).take(6)
+        for context in _contexts(2, 2)
+    ]
+    joined = [
+        {key: np.concatenate([one[key], other[key]]) for key in one}
+        for one, other in zip(*shares, strict=True)
+    ]
+    _assert_equal_batches(joined, whole)
+
+
+def _damaged(folder, is_training, **fields):
+    """Ten examples in two files, of which 3 has a wrong byte and 6 half an image."""
+    examples = _examples(10)
+    image = tf.train.Example.FromString(examples[5]).features.feature["image/encoded"]
+    half = image.bytes_list.value[0][:400]
+    examples[5] = make_example(np.zeros([20, 30, 3], np.uint8), extra={"image/encoded": [half]})
+    paths = write_records(folder, examples, shards=2)
+    content = bytearray(pathlib.Path(paths[0]).read_bytes())
+    content[content.index(examples[2]) + 100] ^= 8
+    pathlib.Path(paths[0]).write_bytes(bytes(content))
+    return _config(input_path=",".join(paths), is_training=is_training, **fields)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("limit", [0, 1])
+def test_too_many_damaged_examples_end_the_reading(tmp_path, is_training, limit):
+    config = _damaged(tmp_path, is_training, max_faulty_examples=limit)
+    with pytest.raises(tf.errors.OpError) as caught:
+        list(pipeline.build_dataset(config, _SIZE, False).take(6))
+    message = caught.value.message.partition(DATA_FAULT)[2].splitlines()[0]
+    assert message.count(".tfrecord, record ") == 1
+    assert int(re.search(r"(\d+) damaged example.s. so far", message)[1]) > limit
+    part = "train_data" if is_training else "validation_data"
+    assert f"task.{part}.max_faulty_examples ({limit}) are allowed" in message
+
+
+def test_damaged_examples_are_named_and_left_out(tmp_path, capfd):
+    config = _damaged(tmp_path, True, max_faulty_examples=2, shuffle_buffer_size=1)
+    dataset = pipeline.build_dataset(config, _SIZE, False).take(5)
+    ids = [np.concatenate([batch["source_id"] for batch in dataset]) for _ in range(2)]
+    # In the order of the files; the next whole example stands in.
+    assert ids[0].tolist() == [1, 5, 5, 7, 9, 2, 4, 8, 8, 10] * 2
+    assert ids[1].tolist() == ids[0].tolist()
+    reports = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
+    for place in (
+        "part-00000-of-00002.tfrecord, record 2",
+        "part-00001-of-00002.tfrecord, record 3",
+    ):
+        assert sum(f"{tmp_path}/{place}" in report for report in reports) == 1
+
+
+def test_an_evaluation_pads_for_damaged_examples(tmp_path):
+    config = _damaged(tmp_path, False, max_faulty_examples=2)
+    ids = np.concatenate([b["source_id"] for b in pipeline.build_dataset(config, _SIZE, True)])
+    assert ids.tolist() == [1, -1, 5, 7, 9, 2, 4, -1, 8, 10, -1, -1]
+
+
+def test_a_file_that_vanishes_is_named(tmp_path, augmented):
+    batches = iter(pipeline.build_dataset(augmented, _SIZE, False))
+    next(batches)
+    for path in tf.io.gfile.glob(augmented.input_path):
+        tf.io.gfile.remove(path)
+    with pytest.raises(tf.errors.OpError, match=f"{DATA_FAULT}.*part-.*record .*No such file"):
+        for _ in range(100):
+            next(batches)
 
 
 def test_several_patterns_in_one_input_path(tmp_path):

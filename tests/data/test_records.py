@@ -149,8 +149,20 @@ def test_damaged_files_are_named(tmp_path: pathlib.Path):
     middle = len(whole) * 3 // 4  # in the second record
     for broken in (whole[:middle], whole[:middle] + b"?" + whole[middle + 1 :], b"no record file"):
         pathlib.Path(path).write_bytes(broken)
-        with pytest.raises(records.DamagedFile, match=r"of-00001\.tfrecord is damaged"):
+        with pytest.raises(records.DamagedFile, match=r"of-00001\.tfrecord.* is damaged"):
             records.read_ground_truth(path, progress=False)
+
+
+def test_some_damaged_records_may_be_left_out(tmp_path: pathlib.Path):
+    examples = [make_example(_IMAGE, source_id=str(i)) for i in range(3)]
+    (path,) = write_records(tmp_path, examples)
+    content = bytearray(pathlib.Path(path).read_bytes())
+    content[content.index(examples[1]) + 30] ^= 1
+    pathlib.Path(path).write_bytes(bytes(content))
+    found = records.read_ground_truth(path, max_faulty_examples=1, progress=False)
+    assert [image["id"] for image in found["images"]] == [0, 2]
+    with pytest.raises(records.DamagedFile, match=r"record 2 .* 1 damaged .*\(0\) are allowed"):
+        records.read_ground_truth(path, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from official_maskrcnn.data import statistics
+from official_maskrcnn.data import reader, statistics
 from official_maskrcnn.data.statistics import check_data, data_stats
 from official_maskrcnn.errors import UserError
 from tests.data.example_records import make_example, write_records
@@ -150,9 +150,19 @@ def test_faults_of_records(tmp_path: pathlib.Path):
         "duplicate_image_id": ["17"],
         "image_size_differs": ["18"],
         "undecodable_image": ["19"],
-        "ragged_record": ["#4"],
+        "ragged_record": [f"{path}, record 5 at byte {_offset(path, 4)}"],
     }
     assert check_data(str(damaged), progress=False).ids("corrupt_file") == [str(damaged)]
+    content = bytearray(pathlib.Path(path).read_bytes())
+    content[_offset(path, 2) + 40] ^= 1  # in the record of image 18
+    damaged.write_bytes(bytes(content))
+    found = check_data(str(damaged), progress=False)
+    assert found.ids("corrupt_record") == [f"{damaged}, record 3 at byte {_offset(path, 2)}"]
+    assert found.ids("undecodable_image") == ["19"] and not found.ids("image_size_differs")
+
+
+def _offset(path: str, number: int) -> int:
+    return int(reader.build_index([path]).offsets[number])
 
 
 def test_sources_are_not_mixed(coco_file: str, tmp_path: pathlib.Path):

@@ -38,7 +38,7 @@ def _assert_equals_loop(mask: np.ndarray, box: np.ndarray, rle: dict, height: in
 _coordinates = st.one_of(st.floats(-15, 45), st.integers(-30, 90).map(lambda n: n / 2))
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(
     box=st.tuples(_coordinates, _coordinates, _coordinates, _coordinates),
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from official_maskrcnn import load_experiment
+from official_maskrcnn.modeling import mask_rcnn
 from official_maskrcnn.modeling.batch_norm import freeze_batch_norm
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN
 from official_maskrcnn.ops import anchors as anchor_ops
@@ -153,21 +154,21 @@ def trained_pair(request, tmp_path_factory):
     copy_weights(reference, ours, tmp_path_factory.mktemp("weights"))
     images = tf.random.stateless_normal([2, size, size, 3], [1, 2])
     groundtruth = _groundtruth(size)
-    seed = tf.constant([4, 5])
-    outputs = ours(images, _info(size, 2), groundtruth=groundtruth, seed=seed, training=True)
-    return task, ours, outputs, groundtruth, seed, reference_task, reference, images
+    seeds = tf.constant([4, 5], tf.uint32)
+    outputs = ours(images, _info(size, 2), groundtruth=groundtruth, seeds=seeds, training=True)
+    return task, ours, outputs, groundtruth, seeds, reference_task, reference, images
 
 
 def test_losses_are_the_same_on_the_same_rois(trained_pair):
-    task, ours, outputs, groundtruth, seed, reference_task, reference, images = trained_pair
-    got = task.compute_losses(ours, outputs, groundtruth, seed)
+    task, ours, outputs, groundtruth, seeds, reference_task, reference, images = trained_pair
+    got = task.compute_losses(ours, outputs, groundtruth, seeds)
 
     features = reference.decoder(reference.backbone(images, training=True), training=True)
     rpn_scores, rpn_boxes = reference.rpn_head(features)
     labels = outputs.stages[0].labels
     crops = reference.roi_aligner(features, labels.rois)
     class_outputs, box_outputs = reference.detection_head[0](crops)
-    rpn_targets = _rpn_targets(task, ours, groundtruth, seed, rpn_scores)
+    rpn_targets = _rpn_targets(task, ours, groundtruth, seeds, rpn_scores)
     rois, classes, targets = _padded_mask_examples(task, outputs, groundtruth)
     mask_logits = reference.mask_head([reference.mask_roi_aligner(features, rois), classes])
     expected = reference_task.build_losses(
@@ -191,10 +192,10 @@ def test_losses_are_the_same_on_the_same_rois(trained_pair):
     np.testing.assert_allclose(got["model_loss"], expected["model_loss"], atol=1e-5)
 
 
-def _rpn_targets(task, ours, groundtruth, seed, rpn_scores):
+def _rpn_targets(task, ours, groundtruth, seeds, rpn_scores):
     anchors = tf.concat(list(ours.anchors.values()), axis=1)
     scores, boxes, _ = anchor_ops.label_anchors(
-        anchors, groundtruth["boxes"], groundtruth["classes"] > 0, seed
+        anchors, groundtruth["boxes"], groundtruth["classes"] > 0, seeds
     )
     sizes = [level.shape[1] for level in ours.anchors.values()]
     shapes = {level: rpn_scores[level].shape for level in ours.anchors}
@@ -250,7 +251,8 @@ def test_packed_equals_padded(trained_pair):
         ours.static_shapes = static_shapes
         with tf.GradientTape() as tape:
             tape.watch(features)
-            packed = ours._train_masks(features, labels, size, groundtruth)
+            found = mask_rcnn._Proposals(features, {}, {}, labels.rois, None, size)
+            packed = ours._masks_with_targets(found, labels, groundtruth, training=True)
             got = losses.mask_loss(packed)
         gradients = tape.gradient(got, [ours.mask_head.trainable_variables, features])
         np.testing.assert_allclose(got, expected, atol=1e-5)

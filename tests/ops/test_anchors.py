@@ -29,7 +29,7 @@ def _labels(gt_boxes, gt_valid, **kwargs):
         all_anchors,
         tf.constant(gt_boxes, tf.float32),
         tf.constant(gt_valid),
-        tf.constant([1, 2]),
+        tf.cast(tf.range(len(gt_boxes)), tf.uint32),
         **kwargs,
     )
     return all_anchors.numpy(), [o.numpy() for o in outputs]

@@ -40,7 +40,7 @@ def test_a_tight_square_gives_all_ones(corner, value):
 @given(
     st.integers(0, 2**31), st.sampled_from([7, 14, 28, 112]), st.floats(0.5, 40), st.floats(0.5, 40)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cell_is_one_where_the_mask_covers_half_of_it(seed, size, height, width):
     rng = np.random.default_rng(seed)
     mask = (rng.uniform(size=[30, 25]) < 0.6).astype(np.uint8)

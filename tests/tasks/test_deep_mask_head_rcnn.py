@@ -76,6 +76,28 @@ def test_train_and_eval_on_real_records_then_eval_gives_the_same(shapes, tmp_pat
         np.testing.assert_allclose(again[name], value, atol=1e-6, err_msg=name)
 
 
+def test_validation_losses_are_those_of_a_model_at_rest(shapes):
+    names = ("image", "boxes", "classes", "masks", "mask_valid", "source_id", "image_info")
+    task = build_task(_experiment(shapes, "task.validation_losses=true"))
+    model = task.build_model()
+    batch = next(iter(task.build_inputs(task.config.validation_data)))
+    before = [weight.numpy() for weight in model.weights]
+    outputs = task.eval_step(batch, model)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)  # moving statistics did not move
+    losses = {name: outputs.pop(name).numpy() for name in list(outputs) if name.endswith("loss")}
+    assert {"total_loss", "mask_loss", "frcnn_box_loss", "rpn_score_loss"} <= set(losses)
+    assert all(loss.shape == (2,) and np.isfinite(loss).all() for loss in losses.values())
+    again = task.eval_step({name: batch[name] for name in (*names, "num_truncated")}, model)
+    for name, loss in losses.items():
+        np.testing.assert_array_equal(again[name], loss)
+    task.config.validation_losses = False
+    plain = task.eval_step(batch, model)
+    assert set(plain) == set(outputs)
+    for name, value in plain.items():
+        np.testing.assert_allclose(outputs[name], value, atol=1e-5)
+
+
 def test_a_category_id_beyond_the_model_is_a_readable_error(shapes, tmp_path):
     """Before the run from the annotations; from records, which do not name them, when it is met."""
     experiment = _experiment(

@@ -4,7 +4,8 @@
     python3 train.py --experiment=deep_mask_head_rcnn_resnetfpn_coco --mode=train_and_eval \\
         --model_dir=runs/nuts --config_file=configs/nuts.yaml
 
-Exit code 0: done; 2: the user's input is wrong, and the message says where.
+Exit code 0: done; 2: the user's input is wrong, and the message says where; 143: stopped by
+SIGTERM, everything saved, and the same command goes on.
 """
 
 import argparse
@@ -38,6 +39,14 @@ _PARAMS_OVERRIDE = flags.DEFINE_multi_string(
 _TPU = flags.DEFINE_string("tpu", None, "Name or address of the TPU; sets runtime.tpu.")
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "Gin file; may be repeated.")
 _GIN_PARAMS = flags.DEFINE_multi_string("gin_params", [], "Gin binding; may be repeated.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "latest",
+    "What mode eval evaluates: latest, all, a step, a range of steps such as 1000-5000, or a path.",
+)
+_ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
+    "allow_config_change", False, "Go on with a training even with another architecture or data."
+)
 flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
 
 
@@ -66,6 +75,8 @@ def _run() -> None:
             tpu=_TPU.value,
             gin_file=_GIN_FILE.value,
             gin_params=_GIN_PARAMS.value,
+            checkpoint=_CHECKPOINT.value,
+            allow_config_change=_ALLOW_CONFIG_CHANGE.value,
         )
     )
 

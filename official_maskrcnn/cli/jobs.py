@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from absl import logging
+
 from official_maskrcnn.cli.arguments import VerbParser, add_experiment, load_experiment
 
 _RESNET = "deep_mask_head_rcnn_resnetfpn_coco"
@@ -28,6 +30,11 @@ def add_verbs(parser: VerbParser) -> None:
     )
     _add_job(train)
     train.add_argument(
+        "--allow_config_change",
+        action="store_true",
+        help="go on even with another architecture or other data",
+    )
+    train.add_argument(
         "--mode",
         choices=("train", "train_and_eval"),
         default="train_and_eval",
@@ -35,7 +42,7 @@ def add_verbs(parser: VerbParser) -> None:
     )
     evaluate = parser.add_verb(
         "eval",
-        "Evaluates the latest checkpoint of a training, or each one that it writes.",
+        "Evaluates the latest checkpoint of a training, chosen ones, or each one that it writes.",
         (
             f"{_RESNET} --model_dir runs/nuts --config_file configs/nuts.yaml",
             f"{_RESNET} --model_dir runs/first task.validation_data."
@@ -43,6 +50,13 @@ def add_verbs(parser: VerbParser) -> None:
         ),
     )
     _add_job(evaluate)
+    evaluate.add_argument(
+        "--checkpoint",
+        default="latest",
+        metavar="WHICH",
+        help="latest, all, a step, a range of steps such as 1000-5000, or a path; "
+        "default: %(default)s",
+    )
     evaluate.add_argument(
         "--continuous",
         dest="mode",
@@ -64,7 +78,13 @@ def _add_job(verb: VerbParser) -> None:
     verb.add_argument("--tpu", metavar="NAME", help="name or address of the TPU")
     verb.add_argument("--gin_file", action="append", default=[], metavar="FILE")
     verb.add_argument("--gin_params", action="append", default=[], metavar="BINDING")
-    verb.set_defaults(run=run_job)
+    verb.set_defaults(run=_run_verb, checkpoint="latest", allow_config_change=False)
+
+
+def _run_verb(arguments: argparse.Namespace) -> None:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)  # as train.py, whose --verbosity is absl's
+    run_job(arguments)
 
 
 def run_job(arguments: argparse.Namespace) -> None:
@@ -77,4 +97,11 @@ def run_job(arguments: argparse.Namespace) -> None:
     from official_maskrcnn.training.run import run
 
     gin_bindings.bind(arguments.gin_file, arguments.gin_params)
-    run(experiment, arguments.mode, arguments.model_dir, build_task(experiment))
+    run(
+        experiment,
+        arguments.mode,
+        arguments.model_dir,
+        build_task(experiment),
+        arguments.checkpoint,
+        arguments.allow_config_change,
+    )

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0 done; 2 the user's input is wrong, and the message on stderr says where;
-      130 interrupted.
+      130 interrupted. A training that SIGTERM stops raises SystemExit with 143.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notices
     try:

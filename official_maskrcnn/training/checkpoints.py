@@ -1,6 +1,7 @@
 """Checkpoints of a training: written, resumed from, evaluated, and the best one kept."""
 
 import atexit
+import contextlib
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +21,9 @@ from official_maskrcnn.modeling import restore
 from official_maskrcnn.training.strategy import is_chief
 
 _NAME = "ckpt"
+_STEP = re.compile(r"-(\d+)$")  # at the end of a checkpoint's path
+_END = "ended.json"
+_LEFT_OUT = "left_out_steps.json"
 _SECONDS_BETWEEN_LOOKS = 1.0  # for a new checkpoint of another process
 
 
@@ -51,6 +55,7 @@ class Checkpoints:
         """
         self._model_dir = model_dir
         self._model, self._optimizer = model, optimizer
+        self._saved_step: int | None = None
         with strategy.scope():
             self.step = tf.Variable(
                 0,
@@ -62,49 +67,77 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=optimizer, global_step=self.step, **items
         )
+        self._is_chief = is_chief(strategy)
+        self._left_out_path = os.path.join(model_dir, _LEFT_OUT)
+        if self._is_chief:
+            _remove_leftovers(model_dir)
         self._manager = _manager(strategy, self._checkpoint, model_dir, max_to_keep)
 
     def resume(self) -> bool:
-        """Restores everything from the latest checkpoint; False if there is none.
+        """Restores everything from the latest checkpoint that is whole; False if there is none.
 
         Raises:
-          UserError: the checkpoint is of another model or optimizer, or damaged.
+          UserError: the checkpoint is of another model or optimizer, or all are damaged.
         """
-        path = tf.train.latest_checkpoint(self._model_dir)
-        if path is None:
-            return False
+        for path in reversed(paths := find_all(self._model_dir)):
+            try:
+                self._restore(path)
+                return True
+            except restore.DamagedCheckpoint as error:
+                if path == paths[0]:
+                    raise
+                logging.error("%s; GOING BACK to the checkpoint before", error)
+        return False
+
+    def _restore(self, path: str) -> None:
         _check_same_model(path, self._model)
         # A constant rate is a variable of some optimizers; the configuration's value counts.
         rate = self._optimizer.learning_rate
         configured_rate = rate.numpy() if isinstance(rate, tf.Variable) else None
         try:
-            self._checkpoint.read(path).assert_existing_objects_matched()
+            status = self._checkpoint.read(path).assert_existing_objects_matched()
+            status.expect_partial()  # a count of saves, of which nothing depends
         except AssertionError as error:
             raise UserError(
                 f"{path} was written with another optimizer (trainer.optimizer_config): train on "
                 f"with that one, or in another model_dir\n{str(error).strip().splitlines()[0]}"
             ) from error
         except (tf.errors.OpError, ValueError) as error:
-            raise UserError(f"cannot read the checkpoint {path}: {error}") from error
+            raise _damaged(path, error) from error
         if configured_rate is not None:
             rate.assign(configured_rate)
+        self._saved_step = int(self.step.numpy())
         logging.info("resumed from %s", path)
-        return True
 
     def save(self) -> None:
-        """Writes a checkpoint of this step; all workers have to call it.
+        """Writes a checkpoint of this step unless there is one; all workers have to call it.
 
         Raises:
           UserError: model_dir cannot be written to, or is full.
         """
         step = int(self.step.numpy())
+        if step == self._saved_step:
+            return
         try:
             path = self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             raise UserError(
                 f"cannot write a checkpoint of step {step} into {self._model_dir}: {error}"
             ) from error
+        self._saved_step = step
         logging.info("saved %s", path)
+
+    def left_out_steps(self) -> set[int]:
+        """Steps that this training passes over."""
+        if not tf.io.gfile.exists(self._left_out_path):
+            return set()
+        with tf.io.gfile.GFile(self._left_out_path) as file:
+            return set(json.load(file))
+
+    def leave_out(self, steps: Collection[int]) -> None:
+        """Has this training pass over these steps, whenever it comes by them."""
+        if self._is_chief:
+            write_text(self._left_out_path, json.dumps(sorted(steps)))
 
 
 class BestCheckpoint:
@@ -124,7 +157,7 @@ class BestCheckpoint:
         comparison: str = "higher",
     ):
         """Compares by `metric`; "" is mask/AP, or box/AP of a model without masks."""
-        self._metric, self._lower = metric, comparison == "lower"
+        self._metric, self._comparison = metric, comparison
         self._path = os.path.join(folder, "metrics.json")
         self._is_chief = is_chief(strategy)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -140,7 +173,7 @@ class BestCheckpoint:
 
         A number is always better than NaN or nothing, and the first evaluation is kept anyway.
         """
-        name = self._metric or ("mask/AP" if "mask/AP" in metrics else "box/AP")
+        name = _metric_name(self._metric, metrics)
         if name not in metrics:
             logging.warning(
                 "best checkpoint: the evaluation has no metric %s; it has %s",
@@ -150,8 +183,7 @@ class BestCheckpoint:
         value = _number(metrics.get(name))
         if self._best is not None:
             best = _number(self._best["metrics"].get(name))
-            better = value < best if self._lower else value > best
-            if math.isnan(value) or not (better or math.isnan(best)):
+            if not _is_better(value, best, self._comparison):
                 return False
         self._step.assign(step)
         self._manager.save(checkpoint_number=step)
@@ -161,6 +193,43 @@ class BestCheckpoint:
             write_text(self._path, json.dumps(self._best, indent=2))
         logging.info("best checkpoint so far: step %d, %s %.4f", step, name, value)
         return True
+
+
+def is_time_to_stop(
+    evaluations: Mapping[int, Mapping[str, float | None]],
+    metric: str,
+    comparison: str,
+    patience: int | None,
+) -> bool:
+    """Whether so many evaluations have brought nothing better.
+
+    Args:
+      evaluations: metrics by step.
+      metric: that counts; "" is mask/AP, or box/AP of a model without masks.
+      comparison: higher or lower.
+      patience: number of evaluations; None for any number.
+    """
+    if patience is None:
+        return False
+    best, since = math.nan, 0
+    for _, metrics in sorted(evaluations.items()):
+        value = _number(metrics.get(_metric_name(metric, metrics)))
+        if _is_better(value, best, comparison):
+            best, since = value, 0
+        else:
+            since += 1
+    return since >= patience
+
+
+def _metric_name(metric: str, metrics: Mapping[str, object]) -> str:
+    return metric or ("mask/AP" if "mask/AP" in metrics else "box/AP")
+
+
+def _is_better(value: float, best: float, comparison: str) -> bool:
+    """A number is always better than NaN."""
+    if math.isnan(value) or math.isnan(best):
+        return math.isnan(best) and not math.isnan(value)
+    return value < best if comparison == "lower" else value > best
 
 
 def restore_weights(
@@ -182,43 +251,108 @@ def restore_weights(
     try:
         tf.train.Checkpoint(model=model, **items).read(path).expect_partial()
     except (tf.errors.OpError, ValueError) as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error}") from error
+        raise _damaged(path, error) from error
     return has_averages
 
 
-def follow(model_dir: str, last_step: int, timeout: float) -> Iterator[str]:
+def find_all(model_dir: str) -> list[str]:
+    """Path prefixes of the whole checkpoints of a folder, the oldest first."""
+    indices = tf.io.gfile.glob(os.path.join(model_dir, f"{_NAME}-*.index"))
+    paths = [index.removesuffix(".index") for index in indices]
+    return sorted((path for path in paths if _STEP.search(path)), key=step_of)
+
+
+def choose(model_dir: str, selection: str) -> list[str]:
+    """Path prefixes of the checkpoints that a text selects, the oldest first.
+
+    Args:
+      model_dir: of the training.
+      selection: `latest`, `all`, a step, a range of steps such as 1000-5000 with both ends, or the
+        path of a checkpoint.
+
+    Raises:
+      UserError: there is none.
+    """
+    paths = find_all(model_dir)
+    if not paths and not os.path.dirname(selection):
+        raise UserError(
+            f"there is no checkpoint in model_dir {model_dir}: give the model_dir of a "
+            "training, or train first (mode train)"
+        )
+    if selection in ("latest", "all"):
+        return paths[-1:] if selection == "latest" else paths
+    if steps := re.fullmatch(r"(\d+)(?:-(\d+))?", selection):
+        first, last = int(steps[1]), int(steps[2] or steps[1])
+        chosen = [path for path in paths if first <= step_of(path) <= last]
+        if not chosen:
+            there = ", ".join(str(step_of(path)) for path in paths)
+            raise UserError(f"no checkpoint of step {selection} in {model_dir}; there are {there}")
+        return chosen
+    if not os.path.dirname(selection):
+        raise UserError(
+            f"unknown checkpoint {selection!r}; accepts latest, all, a step, a range of steps such "
+            "as 1000-5000, or the path of a checkpoint"
+        )
+    return [restore.find_checkpoint(selection)]
+
+
+def follow(
+    model_dir: str, last_step: int, timeout: float, done: Collection[int] = ()
+) -> Iterator[str]:
     """Yields each checkpoint that a training writes, once and in order, as they appear.
 
-    Ends after that of `last_step`, or with a warning when none has come for `timeout` seconds.
+    Args:
+      model_dir: of the training.
+      last_step: ends after the checkpoint of this step, or after that of `mark_end`.
+      timeout: seconds without a new one after which it ends, with a warning.
+      done: steps to leave out.
     """
-    done: set[str] = set()
+    seen = set(done)
     deadline = time.monotonic() + timeout
     waiting = False
     while True:
-        state = tf.train.get_checkpoint_state(model_dir)
-        paths = [] if state is None else state.all_model_checkpoint_paths
-        fresh = [path for path in paths if path not in done]
+        end = _read_end(model_dir, last_step)  # before the look: the last checkpoint comes first
+        fresh = [path for path in find_all(model_dir) if step_of(path) not in seen]
         for path in fresh:
-            done.add(path)
+            seen.add(step_of(path))
             yield path
-            if step_of(path) >= last_step:
-                return
+        if seen and max(seen) >= end:
+            return
         if fresh:
             deadline, waiting = time.monotonic() + timeout, False
         elif time.monotonic() > deadline:
             logging.warning("no new checkpoint in %s for %d s: stopped waiting", model_dir, timeout)
             return
         elif not waiting:
-            which = "a new" if done else "the first"
+            which = "a new" if seen else "the first"
             logging.info("waiting for %s checkpoint in %s", which, model_dir)
             waiting = True
         else:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
+def mark_end(model_dir: str, step: int) -> None:
+    """Tells those who `follow` that a training ended early, with the checkpoint of a step."""
+    write_text(os.path.join(model_dir, _END), json.dumps({"step": step}))
+
+
+def remove_end(model_dir: str) -> None:
+    """A training that goes on has no end yet."""
+    with contextlib.suppress(tf.errors.NotFoundError):
+        tf.io.gfile.remove(os.path.join(model_dir, _END))
+
+
+def _read_end(model_dir: str, last_step: int) -> int:
+    try:
+        with tf.io.gfile.GFile(os.path.join(model_dir, _END)) as file:
+            return min(json.load(file)["step"], last_step)
+    except tf.errors.NotFoundError:
+        return last_step
+
+
 def step_of(path: str) -> int:
     """The training step in the name of a checkpoint, such as model_dir/ckpt-1200."""
-    match = re.search(r"-(\d+)$", path)
+    match = _STEP.search(path)
     if match is None:
         raise UserError(f"{path} is not named like a checkpoint ({_NAME}-STEP)")
     return int(match.group(1))
@@ -243,6 +377,17 @@ def _manager(
         folder, max_to_keep = tempfile.mkdtemp(prefix="official_maskrcnn_worker_"), 1
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return tf.train.CheckpointManager(checkpoint, folder, max_to_keep, checkpoint_name=_NAME)
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Of processes that were killed while they wrote."""
+    for path in tf.io.gfile.glob(os.path.join(folder, f"{_NAME}-*_temp")):
+        logging.info("removed the unfinished checkpoint %s", path)
+        tf.io.gfile.rmtree(path)
+
+
+def _damaged(path: str, error: Exception) -> restore.DamagedCheckpoint:
+    return restore.DamagedCheckpoint(f"cannot read the checkpoint {path}: {error}")
 
 
 def _check_same_model(path: str, model: tf_keras.Model) -> None:

@@ -45,7 +45,7 @@ class EvaluationLoop:
           model: evaluated with the weights that it has when `run` is called.
           model_dir: gets `predictions/STEP.png`, and `results_STEP.json` with
             task.config.export_results.
-          log: gets the metrics and the picture.
+          log: gets the picture.
           max_batches: global batches to evaluate, after which AP is over their images; -1 for all.
           jit_compile: whether to compile the step with XLA.
         """
@@ -75,7 +75,8 @@ class EvaluationLoop:
           step: training step that the weights are of, for the names of what is written.
 
         Returns:
-          Metrics by name, the same on every worker.
+          Metrics by name, the same on every worker. Losses, if the task gives some, are means over
+          the images.
         """
         self._evaluator.reset()
         sheet = PredictionSheet(
@@ -83,19 +84,23 @@ class EvaluationLoop:
             self._task.class_names,
         )
         images = count = 0
+        losses: dict[str, list[np.ndarray]] = {}
         with Progress("evaluation: batch", self._num_batches, enabled=self._is_chief) as progress:
             for count, batch in enumerate(self._dataset, 1):
                 outputs = self._step(batch)
                 if not sheet.is_full:
                     inputs = {name: batch[name] for name in ("image", "image_info")}
                     sheet.add(self._to_host(inputs), self._to_host(outputs))
-                images += self._update(self._gather(outputs))
+                gathered = self._gather(outputs)
+                images += self._update(gathered)
+                for name in gathered.keys() - {*_DETECTIONS, "source_id"}:
+                    losses.setdefault(name, []).append(gathered[name][gathered["source_id"] >= 0])
                 progress.update(count, {"images": images})
                 if count == self._max_batches:
                     break
         self._num_batches = count
         metrics = self._evaluator.result()
-        self._log.write("eval", step, metrics)
+        metrics |= {name: float(np.concatenate(losses[name]).mean()) for name in sorted(losses)}
         if self._is_chief:
             self._write_files(step, sheet)
             print_metrics(f"step {step}, {images} images", metrics)

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +20,23 @@ class MetricsLog:
     after a restart a step can come twice, and the later line counts.
     """
 
-    def __init__(self, model_dir: str, eval_folder: str = "validation", enabled: bool = True):
-        """Writes below model_dir; without `enabled` (all workers but one) it writes nothing."""
-        self._path = os.path.join(model_dir, "metrics.jsonl")
+    def __init__(
+        self,
+        model_dir: str,
+        eval_folder: str = "validation",
+        enabled: bool = True,
+        is_training: bool = True,
+    ):
+        """Prepares to write.
+
+        Args:
+          model_dir: of the run.
+          eval_folder: in model_dir, for evaluations.
+          enabled: without it (in all workers but one) nothing is written.
+          is_training: whether this process trains; one that only evaluates has a metrics.jsonl in
+            eval_folder, since two processes cannot share one where a bucket has no appending.
+        """
+        self._path = _path(model_dir, "" if is_training else eval_folder)
         self._folders = {"train": "train", "eval": eval_folder}
         self._folders = {
             phase: os.path.join(model_dir, folder) for phase, folder in self._folders.items()
@@ -40,6 +55,7 @@ class MetricsLog:
                 tf.summary.scalar(name, value)
         self._writers[phase].flush()
         text = json.dumps(line) + "\n"
+        tf.io.gfile.makedirs(os.path.dirname(self._path))
         if self._ends_amid_line():
             text = "\n" + text
         with tf.io.gfile.GFile(self._path, "a") as file:
@@ -68,23 +84,34 @@ class MetricsLog:
         return False
 
 
-def read_metrics(model_dir: str, phase: str) -> dict[int, dict[str, float | None]]:
-    """Step to metrics of one phase (train or eval), out of the metrics.jsonl of a model_dir.
+def read_metrics(
+    model_dir: str, phase: str, eval_folder: str = "validation"
+) -> dict[int, dict[str, float | None]]:
+    """Step to metrics of one phase (train or eval) of a model_dir, in the order of the steps.
 
-    Half-written lines are left out, and the last line of a step counts. Empty without the file.
+    Those of a training and of jobs that evaluate beside it; of a step's lines the latest counts,
+    and half-written ones do not. Empty if there is none.
     """
-    lines: dict[int, dict[str, float | None]] = {}
-    path = os.path.join(model_dir, "metrics.jsonl")
-    if not tf.io.gfile.exists(path):
-        return lines
-    with tf.io.gfile.GFile(path) as file:
-        for text in file:
-            with contextlib.suppress(json.JSONDecodeError):
-                line = json.loads(text)
-                if line.pop("phase") == phase:
-                    del line["time"]
-                    lines[line.pop("step")] = line
-    return lines
+    lines: list[dict[str, Any]] = []
+    for folder in ("", eval_folder):
+        with (
+            contextlib.suppress(tf.errors.NotFoundError),
+            tf.io.gfile.GFile(_path(model_dir, folder)) as file,
+        ):
+            for text in file:
+                with contextlib.suppress(json.JSONDecodeError):
+                    lines.append(json.loads(text))
+    lines = [line for line in lines if line["phase"] == phase]
+    metrics = {}
+    for line in sorted(lines, key=lambda line: (line["step"], line["time"])):
+        metrics[line["step"]] = {
+            name: value for name, value in line.items() if name not in ("phase", "step", "time")
+        }
+    return metrics
+
+
+def _path(model_dir: str, folder: str) -> str:
+    return os.path.join(model_dir, folder, "metrics.jsonl")
 
 
 def _finite(value: float) -> float | None:

@@ -69,12 +69,16 @@ class Task(Protocol):
         """The optimizer, with its learning rate schedule; maybe averaging, maybe loss scaling."""
 
     def build_inputs(
-        self, data: DataConfig, input_context: tf.distribute.InputContext | None = None
+        self,
+        data: DataConfig,
+        input_context: tf.distribute.InputContext | None = None,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
         """Batches of one replica, with `source_id` [b] and `image` [b, h, w, 3].
 
-        Training data never ends. Evaluation data gives every input pipeline the same number of
-        batches, a multiple of its replicas; images that only fill up have source_id -1.
+        Training data never end; they begin after those of `first_step` steps. Evaluation data give
+        every input pipeline the same number of batches, a multiple of its replicas; images that
+        only fill up have source_id -1.
         """
 
     def count_examples(self) -> int:
@@ -86,7 +90,10 @@ class Task(Protocol):
         """Updates the model in replica context; scalars by name, `total_loss` among them."""
 
     def eval_step(self, batch: Batch, model: tf_keras.Model) -> dict[str, tf.Tensor]:
-        """Detections [b, ...] of a batch, in replica context, with their `source_id`."""
+        """Detections [b, ...] of a batch, in replica context, with their `source_id`.
+
+        What else there is [b] is averaged over the images, such as losses.
+        """
 
     def build_evaluator(self, only_seen_images: bool = False) -> Evaluator:
         """An evaluator against the ground truth of the validation data, or of the images it saw."""

@@ -1,7 +1,11 @@
 """One call from a configuration to a trained or evaluated model."""
 
+import contextlib
+import errno
 import math
 import os
+import re
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 import tf_keras
@@ -10,34 +14,55 @@ from absl import logging
 from official_maskrcnn.configs import checks, durations, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.errors import DATA_FAULT, UserError
+from official_maskrcnn.modeling.restore import DamagedCheckpoint
 from official_maskrcnn.training import checkpoints, run_files
 from official_maskrcnn.training import optimizer as optimizers
 from official_maskrcnn.training.evaluation_loop import EvaluationLoop
 from official_maskrcnn.training.metrics_log import MetricsLog, read_metrics
+from official_maskrcnn.training.preemption import Preempted, Preemption
 from official_maskrcnn.training.protocol import Task
 from official_maskrcnn.training.strategy import (
     build_strategy,
     is_chief,
+    is_multi_worker,
     set_precision,
     set_seed,
 )
-from official_maskrcnn.training.trainer import StepLoop, train
+from official_maskrcnn.training.trainer import StepLoop, Training
 
 MODES = ("train", "eval", "train_and_eval", "continuous_eval")
 
+_END_OF_CHECK = re.compile(r"\](?: \[|$|\n)")  # where the message of a check within a graph ends
+_LOST_WORKER = (
+    *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError),
+    tf.errors.DeadlineExceededError,
+)
+_DISK_FAULTS = (
+    *(tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError, tf.errors.NotFoundError),
+    *(tf.errors.FailedPreconditionError, tf.errors.UnknownError),
+)
+
 
 def run(
-    experiment: ExperimentConfig, mode: str, model_dir: str, task: Task | None = None
+    experiment: ExperimentConfig,
+    mode: str,
+    model_dir: str,
+    task: Task | None = None,
+    checkpoint: str = "latest",
+    allow_config_change: bool = False,
 ) -> dict[str, float]:
     """Trains or evaluates the model of an experiment.
 
     Args:
       experiment: a checked configuration.
       mode: train; train_and_eval, which also evaluates every trainer.validation_interval steps and
-        at the end; eval, of the latest checkpoint; continuous_eval, of each checkpoint that a
-        training in another process writes, until that of trainer.train_steps.
+        at the end; eval, of `checkpoint`; continuous_eval, of each checkpoint that a training in
+        another process writes, until its last.
       model_dir: where the run keeps everything; training goes on from the latest checkpoint there.
       task: what is trained; None for the experiment's own.
+      checkpoint: what mode eval evaluates: latest, all, a step, a range of steps such as 1000-5000,
+        or a path.
+      allow_config_change: whether a training may go on with another architecture or other data.
 
     Returns:
       Metrics: of the last training steps in mode train, else of the last evaluation.
@@ -45,6 +70,7 @@ def run(
     Raises:
       UserError: the configuration, the data, the devices or model_dir do not allow the run.
       DivergedError: the loss became NaN or infinite.
+      Preempted: SIGTERM came, or another worker of the job is lost; a SystemExit with code 143.
     """
     if mode not in MODES:
         raise UserError(f"unknown mode {mode!r}; accepts {', '.join(MODES)}")
@@ -59,23 +85,48 @@ def run(
 
         loading.refuse(checks.mode_violations(experiment, mode), f"mode {mode}")
         task = build_task(experiment)
-    try:
+    # Now that the strategy is there: with several workers TensorFlow takes SIGTERM for itself.
+    with Preemption() as preemption, _readable_faults(model_dir, strategy):
         if mode != "eval":  # which has no length and no learning rate, and needs no training data
             experiment = durations.resolve(experiment, task.count_examples)
-        training = mode.startswith("train")
-        if training and is_chief(strategy):
-            run_files.open_folder(model_dir, experiment)
-        job = _Job(experiment, model_dir, strategy, task)
-        if training:
-            return _train(job, with_evaluation=mode == "train_and_eval")
-        return _evaluate_latest(job) if mode == "eval" else _evaluate_each(job)
+        job = _Job(experiment, model_dir, strategy, task, is_training=mode.startswith("train"))
+        if mode == "eval":
+            return _evaluate_chosen(job, checkpoint)
+        if mode == "continuous_eval":
+            return _evaluate_each(job)
+        with contextlib.ExitStack() as stack:
+            if is_chief(strategy):
+                resumes = bool(checkpoints.find_all(model_dir))
+                run_files.open_folder(model_dir, experiment, resumes, allow_config_change)
+                stack.enter_context(run_files.locked(model_dir))
+            return _train(job, preemption, with_evaluation=mode == "train_and_eval")
+
+
+@contextlib.contextmanager
+def _readable_faults(model_dir: str, strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Faults of data, disks and other machines, as what they are to the user."""
+    try:
+        yield
     except tf.errors.OpError as error:
         _, mark, message = error.message.partition(DATA_FAULT)
         if mark:
-            raise UserError(message.splitlines()[0]) from error
+            raise UserError(_END_OF_CHECK.split(message)[0]) from error
+        first_line = error.message.splitlines()[0]
+        is_lost = isinstance(error, _LOST_WORKER) or "Collective ops is aborted" in error.message
+        if is_multi_worker(strategy) and is_lost:
+            raise Preempted(f"another worker of the job is lost ({first_line})") from error
         if "HTTP request" in error.message:
             raise UserError(f"remote storage cannot be reached: {error.message}") from error
+        if isinstance(error, _DISK_FAULTS) and (os.sep in first_line or "space" in first_line):
+            raise UserError(
+                f"cannot read or write a file: {first_line}; the last checkpoint in {model_dir} is "
+                "whole, and the same command goes on from there"
+            ) from error
         raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise UserError(f"cannot write below {model_dir}: {error}") from error
 
 
 class _Job:
@@ -90,6 +141,7 @@ class _Job:
         model_dir: str,
         strategy: tf.distribute.Strategy,
         task: Task,
+        is_training: bool,
     ):
         self.experiment = experiment
         self.trainer, self.runtime = experiment.trainer, experiment.runtime
@@ -98,7 +150,7 @@ class _Job:
         is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         self.jit_compile = self.runtime.enable_xla and not is_tpu
         self.log = MetricsLog(
-            model_dir, self.trainer.validation_summary_subdir, enabled=is_chief(strategy)
+            model_dir, self.trainer.validation_summary_subdir, is_chief(strategy), is_training
         )
 
     def build(self, with_optimizer: bool) -> None:
@@ -134,24 +186,56 @@ class _Evaluation:
                 job.trainer.best_checkpoint_metric_comp,
             )
         self.metrics: dict[str, float] = {}  # of the last evaluation
+        self._recorded: dict[int, Mapping[str, float | None]] = {
+            **read_metrics(job.model_dir, "eval", job.trainer.validation_summary_subdir)
+        }
 
-    def run(self, step: int, averages: bool = True) -> None:
-        """Evaluates the moving averages of the weights, if `averages` and there are some."""
+    def run(self, step: int, averages: bool = True) -> bool:
+        """Evaluates the moving averages of the weights, if `averages` and there are some.
+
+        Returns:
+          Whether a training should go on after it.
+        """
         job = self._job
         optimizer = job.optimizer if averages else None
         with optimizers.averaged_weights(job.strategy, optimizer, job.model):
             self.metrics = self._loop.run(step)
             if self._best is not None:
                 self._best.update(step, self.metrics)
+        job.log.write("eval", step, self.metrics)  # at last: what is in it is done
+        self._recorded[step] = self.metrics
+        return not self._is_time_to_stop()
 
-    def catch_up(self, step: int) -> None:
-        """Evaluates at the step where training resumes, if it was stopped before it could."""
+    def catch_up(self, step: int) -> bool:
+        """Evaluates at the step where training resumes, if it was stopped before it could.
+
+        Returns:
+          Whether the training should go on.
+        """
         trainer = self._job.trainer
-        recorded = read_metrics(self._job.model_dir, "eval")
-        if step in recorded:
-            self.metrics = {k: math.nan if v is None else v for k, v in recorded[step].items()}
+        if step in self._recorded:
+            recorded = self._recorded[step]
+            self.metrics = {k: math.nan if v is None else v for k, v in recorded.items()}
         elif step > 0 and (step == trainer.train_steps or step % trainer.validation_interval == 0):
-            self.run(step)
+            return self.run(step)
+        return not self._is_time_to_stop()
+
+    def _is_time_to_stop(self) -> bool:
+        trainer = self._job.trainer
+        stop = checkpoints.is_time_to_stop(
+            self._recorded,
+            trainer.best_checkpoint_eval_metric,
+            trainer.best_checkpoint_metric_comp,
+            trainer.early_stopping_patience,
+        )
+        if stop and is_chief(self._job.strategy):
+            checkpoints.mark_end(self._job.model_dir, max(self._recorded))
+        return stop
+
+    @property
+    def recorded_steps(self) -> list[int]:
+        """Steps that were evaluated, by this process or an earlier one."""
+        return list(self._recorded)
 
     def run_checkpoint(self, path: str) -> None:
         """Evaluates the weights of a checkpoint."""
@@ -160,7 +244,7 @@ class _Evaluation:
         self.run(checkpoints.step_of(path), averages=has_averages)
 
 
-def _train(job: _Job, with_evaluation: bool) -> dict[str, float]:
+def _train(job: _Job, preemption: Preemption, with_evaluation: bool) -> dict[str, float]:
     job.build(with_optimizer=True)
     manager = checkpoints.Checkpoints(
         job.strategy,
@@ -180,47 +264,49 @@ def _train(job: _Job, with_evaluation: bool) -> dict[str, float]:
     _log_sizes(job, first_step)
 
     evaluation = _Evaluation(job) if with_evaluation else None
-    if evaluation:
-        evaluation.catch_up(first_step)
-    metrics = train(
+    if evaluation and not evaluation.catch_up(first_step):
+        return evaluation.metrics
+    if is_chief(job.strategy):
+        checkpoints.remove_end(job.model_dir)
+    metrics = Training(
+        job.strategy,
         StepLoop(job.strategy, job.task, job.model, job.optimizer, job.jit_compile),
         job.trainer,
         job.task.config.train_data.global_batch_size,
         job.optimizer,
         manager,
         job.log,
+        preemption,
         evaluate=evaluation.run if evaluation else None,
         show_progress=is_chief(job.strategy),
-    )
+    ).run()
     return evaluation.metrics if evaluation else metrics
 
 
-def _evaluate_latest(job: _Job) -> dict[str, float]:
-    path = tf.train.latest_checkpoint(job.model_dir)
-    if path is None:
-        raise UserError(
-            f"there is no checkpoint in model_dir {job.model_dir}: give the model_dir of a "
-            "training, or train first (mode train)"
-        )
+def _evaluate_chosen(job: _Job, selection: str) -> dict[str, float]:
+    paths = checkpoints.choose(job.model_dir, selection)
     job.build(with_optimizer=job.trainer.optimizer_config.ema is not None)
     evaluation = _Evaluation(job, keep_best=False)
-    evaluation.run_checkpoint(path)
+    for path in paths:
+        evaluation.run_checkpoint(path)
     return evaluation.metrics
 
 
 def _evaluate_each(job: _Job) -> dict[str, float]:
     job.build(with_optimizer=job.trainer.optimizer_config.ema is not None)
     evaluation = _Evaluation(job)
-    timeout = job.trainer.continuous_eval_timeout
-    for path in checkpoints.follow(job.model_dir, job.trainer.train_steps, timeout):
+    done, timeout = evaluation.recorded_steps, job.trainer.continuous_eval_timeout
+    for path in checkpoints.follow(job.model_dir, job.trainer.train_steps, timeout, done):
         try:
             evaluation.run_checkpoint(path)
-        except UserError:
-            if tf.io.gfile.exists(f"{path}.index"):
+        except UserError as error:
+            if tf.io.gfile.exists(f"{path}.index") and not isinstance(error, DamagedCheckpoint):
                 raise
-            logging.warning("%s was deleted before it could be evaluated", path)
-    if not evaluation.metrics:
+            logging.warning("%s was deleted or damaged before it could be evaluated", path)
+    if not evaluation.metrics and not done:
         raise UserError(f"no checkpoint came into model_dir {job.model_dir} within {timeout} s")
+    if not evaluation.metrics:
+        evaluation.catch_up(max(done))
     return evaluation.metrics
 
 

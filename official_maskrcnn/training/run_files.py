@@ -2,12 +2,15 @@
 
 import contextlib
 import datetime
+import fcntl
+import fnmatch
 import hashlib
 import json
 import os
+import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -21,23 +24,81 @@ from official_maskrcnn.errors import UserError
 from official_maskrcnn.training import environment, gin_bindings
 from official_maskrcnn.training.checkpoints import write_text
 
-_PARAMS, _RECORD = "params.yaml", "run.json"
+_PARAMS, _RECORD, _LOCK = "params.yaml", "run.json", ".lock"
+# What a training keeps from its first step to its last: else its figures describe no configuration.
+_FIXED = (
+    *("task.model.*", "task.losses.*", "task.train_data.*", "task.freeze_backbone"),
+    *("task.allowed_mask_class_ids*", "runtime.seed"),
+)
+_FREE = tuple(
+    f"task.train_data.{name}"
+    for name in ("cache", "cache_dir", "deterministic", "max_faulty_examples", "prefetch_*")
+)
 
 
-def open_folder(model_dir: str, experiment: ExperimentConfig) -> None:
-    """Creates model_dir, or logs how the configuration differs from the one that is in it.
+def open_folder(
+    model_dir: str, experiment: ExperimentConfig, resumes: bool, allow_config_change: bool = False
+) -> None:
+    """Creates model_dir, and logs how the configuration differs from the one that is in it.
+
+    Args:
+      model_dir: local or remote.
+      experiment: the configuration of this start.
+      resumes: whether a training goes on there.
+      allow_config_change: what `_FIXED` names may differ even so.
 
     Raises:
-      UserError: model_dir cannot be created, or what is in it cannot be read.
+      UserError: model_dir cannot be created, what is in it cannot be read, or the training would
+        go on with another architecture, other data or another objective.
     """
     path = os.path.join(model_dir, _PARAMS)
     with _readable_faults(model_dir):
         tf.io.gfile.makedirs(model_dir)
-        if tf.io.gfile.exists(path):
-            differences = display.differences(yaml.safe_load(_read(path)), experiment.as_dict())
-            if differences:
-                lines = "".join(f"\n  {path}: {old} -> {new}" for path, old, new in differences)
-                logging.warning("the configuration differs from that in %s:%s", path, lines)
+        if not tf.io.gfile.exists(path):
+            return
+        differences = display.differences(yaml.safe_load(_read(path)), experiment.as_dict())
+    if not differences:
+        return
+    lines = {field: f"\n  {field}: {old} -> {new}" for field, old, new in differences}
+    refused = "".join(line for field, line in lines.items() if _is_fixed(field))
+    if refused and resumes and not allow_config_change:
+        raise UserError(
+            f"the training in {model_dir} cannot go on with another configuration:{refused}\n"
+            "Use that of its params.yaml or another model_dir, or allow it: --allow_config_change"
+        )
+    logging.warning("the configuration differs from that in %s:%s", path, "".join(lines.values()))
+
+
+def _is_fixed(field: str) -> bool:
+    def matches(patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(field, pattern) for pattern in patterns)
+
+    return matches(_FIXED) and not matches(_FREE)
+
+
+@contextlib.contextmanager
+def locked(model_dir: str) -> Iterator[None]:
+    """Keeps a second training out of a local model_dir; that of a dead process is free.
+
+    Raises:
+      UserError: a training runs there.
+    """
+    if "://" in model_dir:
+        yield
+        return
+    with open(os.path.join(model_dir, _LOCK), "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"process {file.read().strip() or 'of another machine'} is training in "
+                f"{model_dir}: wait for its end, stop it, or take another model_dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def write(model_dir: str, experiment: ExperimentConfig, strategy: tf.distribute.Strategy) -> None:

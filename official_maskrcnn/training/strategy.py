@@ -1,17 +1,23 @@
 """Devices: which ones a run uses, how they work together, and in which precision."""
 
+import os
+from collections.abc import Sequence
+
 import tensorflow as tf
 import tf_keras
 from absl import logging
+from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver
 
 from official_maskrcnn import precision
 from official_maskrcnn.configs.experiment import RuntimeConfig
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.model_garden import light_imports
+from official_maskrcnn.training import determinism
 
 with light_imports():
     from official.common import distribute_utils
 
+_SLURM_PORTS = range(12000, 30000, 64)  # first ones of a job's tasks on a node
 _CROSS_DEVICE_OPS = {
     "nccl": tf.distribute.NcclAllReduce,
     "hierarchical_copy": tf.distribute.HierarchicalCopyAllReduce,
@@ -62,10 +68,13 @@ def set_precision(runtime: RuntimeConfig, strategy: tf.distribute.Strategy) -> N
 
 
 def set_seed(runtime: RuntimeConfig) -> None:
-    """Seeds Python, NumPy and TensorFlow, if `runtime.seed` is given."""
-    if runtime.seed is not None:
-        tf_keras.utils.set_random_seed(runtime.seed)
-        logging.info("random seed %d", runtime.seed)
+    """Seeds Python, NumPy and TensorFlow by `runtime.seed`; heeds `runtime.deterministic`."""
+    seed = 0 if runtime.seed is None and runtime.deterministic else runtime.seed
+    if seed is not None:
+        tf_keras.utils.set_random_seed(seed)
+        logging.info("random seed %d", seed)
+    if runtime.deterministic:
+        determinism.enable()
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -81,6 +90,22 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     """Whether several processes take the same steps, each with devices of its own."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def mean_over_processes(
+    strategy: tf.distribute.Strategy, values: Sequence[float]
+) -> tuple[float, ...]:
+    """The mean of each number over the processes, the same in all; all of them have to call it."""
+    if not is_multi_worker(strategy):
+        return tuple(values)
+    means = _mean_over_replicas(strategy, tf.constant(values, tf.float32))
+    return tuple(means.numpy().tolist())
+
+
+@tf.function
+def _mean_over_replicas(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
+    copies = strategy.run(lambda: tf.identity(values))
+    return strategy.reduce(tf.distribute.ReduceOp.MEAN, copies, axis=None)
 
 
 def _visible_gpus(runtime: RuntimeConfig) -> list[str]:
@@ -118,7 +143,7 @@ def _local_strategy(runtime: RuntimeConfig) -> tf.distribute.Strategy:
 
 
 def _multi_worker_strategy(runtime: RuntimeConfig) -> tf.distribute.Strategy:
-    """A worker of the cluster in TF_CONFIG, or else in `worker_hosts` and `task_index`."""
+    """A worker of the cluster in TF_CONFIG, in `worker_hosts` and `task_index`, or of `cluster`."""
     if runtime.num_gpus is not None:
         gpus = tf.config.list_physical_devices("GPU")
         tf.config.set_visible_devices(gpus[: len(_visible_gpus(runtime))], "GPU")
@@ -130,7 +155,10 @@ def _multi_worker_strategy(runtime: RuntimeConfig) -> tf.distribute.Strategy:
             "ring or nccl"
         )
     try:
-        workers = distribute_utils.configure_cluster(runtime.worker_hosts, runtime.task_index)
+        hosts, index = runtime.worker_hosts, runtime.task_index
+        if runtime.cluster == "slurm":
+            hosts, index = slurm_hosts()
+        workers = distribute_utils.configure_cluster(hosts, index)
         options = tf.distribute.experimental.CommunicationOptions(
             implementation=choices[runtime.all_reduce_alg]
         )
@@ -138,9 +166,39 @@ def _multi_worker_strategy(runtime: RuntimeConfig) -> tf.distribute.Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     except (KeyError, ValueError, RuntimeError, tf.errors.OpError) as error:
         raise UserError(
-            "cannot join the cluster of multi_worker_mirrored, which TF_CONFIG or "
-            f"runtime.worker_hosts and runtime.task_index describe: {error}"
+            "cannot join the cluster of multi_worker_mirrored, which TF_CONFIG, or "
+            "runtime.worker_hosts and runtime.task_index, or runtime.cluster describe: "
+            f"{error}"
         ) from error
+
+
+def slurm_hosts() -> tuple[str, int]:
+    """Hosts of all tasks of a Slurm step, host:port separated by commas, and this task's index.
+
+    Tasks are counted node by node, as Slurm does unless told otherwise. (TensorFlow's own resolver
+    sorts the nodes by name, and fails without GPUs.)
+
+    Raises:
+      UserError: the process was not started by srun.
+    """
+    try:
+        nodes = slurm_cluster_resolver.expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
+        counts = slurm_cluster_resolver.expand_tasks_per_node(
+            os.environ["SLURM_STEP_TASKS_PER_NODE"]
+        )
+        index, job = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_JOB_ID"])
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            "runtime.cluster=slurm needs the variables that srun sets for each task of a step, "
+            f"and this is missing or odd: {error}; start the job as docs/jobs.md shows"
+        ) from error
+    first_port = _SLURM_PORTS[job % len(_SLURM_PORTS)]  # jobs may share a node
+    hosts = [
+        f"{node}:{first_port + task}"
+        for node, count in zip(nodes, counts, strict=True)
+        for task in range(count)
+    ]
+    return ",".join(hosts), index
 
 
 def _tpu_strategy(runtime: RuntimeConfig) -> tf.distribute.Strategy:

@@ -99,7 +99,10 @@ class FakeTask:
         return factory.build_optimizer(factory.build_learning_rate())
 
     def build_inputs(
-        self, data: DataConfig, input_context: tf.distribute.InputContext | None = None
+        self,
+        data: DataConfig,
+        input_context: tf.distribute.InputContext | None = None,
+        first_step: int = 0,
     ) -> tf.data.Dataset:
         replicas = input_context.num_replicas_in_sync if input_context else 1
         pipelines = input_context.num_input_pipelines if input_context else 1
@@ -107,7 +110,8 @@ class FakeTask:
         batch = data.global_batch_size
         share = batch // pipelines
         if data.is_training:
-            ids = tf.data.Dataset.range(100, 100_000)
+            first = 0 if self.same_batch else first_step * batch
+            ids = tf.data.Dataset.range(100 + first, 100_000)
             if self.same_batch:
                 ids = ids.take(batch).repeat()
         else:

@@ -96,11 +96,10 @@ def test_continuous_eval_follows_a_training_in_another_process(tmp_path: pathlib
         time.sleep(0.2)
     run_fake_task("one_device", "train", str(tmp_path), train_steps=8)
     result = _finish(follower)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["phase"] == "eval"] == [4, 8]
-    assert {line["step"] for line in lines if line["phase"] == "train"} == {4, 8}
+    lines = (tmp_path / "validation" / "metrics.jsonl").read_text().splitlines()
+    evaluations = [json.loads(line) for line in lines]
+    assert [line["step"] for line in evaluations] == [4, 8]
+    assert list(read_metrics(str(tmp_path), "train")) == [4, 8]
     assert result["metrics"]["images"] == 7
     best = json.loads((tmp_path / "best" / "metrics.json").read_text())
-    assert best["metrics"]["mask/AP"] == max(
-        line["mask/AP"] for line in lines if line["phase"] == "eval"
-    )
+    assert best["metrics"]["mask/AP"] == max(line["mask/AP"] for line in evaluations)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.training import trainer
+from official_maskrcnn.training import checkpoints, run_files, trainer
 from official_maskrcnn.training.metrics_log import read_metrics
 from official_maskrcnn.training.run import run
 from tests.training.fake_task import FakeTask, make_experiment
@@ -147,7 +148,7 @@ def test_nan_loss_stops_with_step_losses_and_image_ids(tmp_path: pathlib.Path) -
     with pytest.raises(trainer.DivergedError) as error:
         run(experiment, "train", str(tmp_path), task)
     message = str(error.value)
-    assert "diverged at step 10: total_loss is nan" in message
+    assert "diverged at step 10: total_loss is no finite number" in message
     assert "images of the batch: 136, 137, 138, 139" in message
     assert "absolute_error nan" in message
     assert "lower learning rate" in message and "clipnorm" in message and "warmup" in message
@@ -214,3 +215,153 @@ def test_compiled_and_eager_steps_give_the_same(tmp_path: pathlib.Path) -> None:
     tf.config.run_functions_eagerly(False)
     assert losses["enable_xla"] == pytest.approx(losses[""], rel=1e-4)
     assert losses["run_eagerly"] == pytest.approx(losses[""], rel=1e-4)
+
+
+def _saved_steps(folder: pathlib.Path) -> list[int]:
+    return sorted(int(path.stem.split("-")[1]) for path in folder.glob("ckpt-*.index"))
+
+
+def test_bad_steps_are_left_out_and_stay_left_out(tmp_path: pathlib.Path) -> None:
+    weights = {}
+    for name, ends in (("whole", [14]), ("parts", [12, 14])):
+        for end in ends:
+            experiment = make_experiment(train_steps=end, max_skipped_steps=1)
+            task = FakeTask(experiment.task, bad_id=100 + 4 * 9 + 2)  # in the batch of step 10
+            run(experiment, "train", str(tmp_path / name), task)
+        assert json.loads((tmp_path / name / "left_out_steps.json").read_text()) == [10]
+        weights[name] = _weights(tmp_path / name, 14)
+        assert weights[name]["optimizer/iter/.ATTRIBUTES/VARIABLE_VALUE"] == 14
+    for name, value in weights["whole"].items():
+        if "save_counter" not in name:
+            np.testing.assert_array_equal(value, weights["parts"][name], err_msg=name)
+            assert np.isfinite(value).all()
+
+
+def test_more_bad_steps_than_allowed_stop_the_training(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=40, max_skipped_steps=2, learning_rate=1e30)
+    with pytest.raises(trainer.DivergedError, match=r"\(2 were left out before\)"):
+        run(experiment, "train", str(tmp_path), FakeTask(experiment.task))
+
+
+def test_training_ends_when_nothing_gets_better(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=40, learning_rate=0.0, early_stopping_patience=2)
+    experiment.trainer.best_checkpoint_eval_metric = "images"  # which never changes
+    task = FakeTask(experiment.task)
+    metrics = run(experiment, "train_and_eval", str(tmp_path), task)
+    assert list(read_metrics(str(tmp_path), "eval")) == [4, 8, 12]
+    assert json.loads((tmp_path / "ended.json").read_text()) == {"step": 12}
+    # Started again, it knows that it has ended; so does a job that evaluates beside it.
+    assert run(experiment, "train_and_eval", str(tmp_path), task) == metrics
+    assert run(experiment, "continuous_eval", str(tmp_path), task) == metrics
+    assert _saved_steps(tmp_path) == [4, 8, 12]
+    experiment.trainer.early_stopping_patience = 4
+    run(experiment, "train_and_eval", str(tmp_path), task)
+    assert list(read_metrics(str(tmp_path), "eval")) == [4, 8, 12, 16, 20]
+
+
+@pytest.mark.parametrize(
+    ("values", "comparison", "patience", "expected"),
+    [
+        ([0.1, 0.2, 0.2, 0.1], "higher", 2, True),
+        ([0.1, 0.2, 0.2, 0.3], "higher", 2, False),
+        ([0.3, 0.2, 0.25], "lower", 1, True),
+        ([None, None], "higher", 2, True),
+        ([None, 0.1, None, None], "higher", 3, False),
+        ([0.1] * 9, "higher", None, False),
+        ([], "higher", 1, False),
+    ],
+)
+def test_patience(
+    values: list[float | None], comparison: str, patience: int | None, expected: bool
+) -> None:
+    evaluations = {4 * i: {"mask/AP": value} for i, value in enumerate(values)}
+    assert checkpoints.is_time_to_stop(evaluations, "", comparison, patience) == expected
+
+
+def test_another_configuration_is_refused_unless_allowed(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=4)
+    run(experiment, "train", str(tmp_path), FakeTask(experiment.task))
+    before = (tmp_path / "params.yaml").read_text()
+    changed = make_experiment(train_steps=8, summary_interval=2)
+    changed.task.losses.mask_weight = 2.0
+    changed.task.train_data.parser.aug_rand_hflip = True
+    changed.task.train_data.max_faulty_examples = 3
+    with pytest.raises(UserError) as error:
+        run(changed, "train", str(tmp_path), FakeTask(changed.task))
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
+        "task.losses.mask_weight: 1.0 -> 2.0",
+        "task.train_data.parser.aug_rand_hflip: false -> true",
+    ]
+    assert "--allow_config_change" in str(error.value)
+    assert (tmp_path / "params.yaml").read_text() == before
+    run(changed, "train", str(tmp_path), FakeTask(changed.task), allow_config_change=True)
+    assert _saved_steps(tmp_path)[-1] == 8
+
+
+def test_a_second_training_in_a_folder_is_refused(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=4)
+    with (
+        run_files.locked(str(tmp_path)),
+        pytest.raises(UserError, match=rf"process {os.getpid()} on .* is training in"),
+    ):
+        run(experiment, "train", str(tmp_path), FakeTask(experiment.task))
+    run(experiment, "train", str(tmp_path), FakeTask(experiment.task))
+
+
+def test_a_damaged_newest_checkpoint_falls_back_loudly(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    for folder, ends in ((whole, [12]), (damaged, [8])):
+        for end in ends:
+            experiment = make_experiment(train_steps=end)
+            run(experiment, "train", str(folder), FakeTask(experiment.task))
+    (data,) = damaged.glob("ckpt-8.data*")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(bytes(content))
+    experiment = make_experiment(train_steps=12)
+    with caplog.at_level(logging.ERROR):
+        run(experiment, "train", str(damaged), FakeTask(experiment.task))
+    assert "cannot read the checkpoint" in caplog.text and "GOING BACK" in caplog.text
+    for name, value in _weights(whole, 12).items():
+        if "save_counter" not in name:
+            np.testing.assert_array_equal(value, _weights(damaged, 12)[name], err_msg=name)
+
+
+def test_eval_takes_chosen_checkpoints(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=12)
+    task = FakeTask(experiment.task)
+    run(experiment, "train", str(tmp_path), task)
+    for selection, steps in (("8", [8]), ("5-12", [8, 12]), ("latest", [12]), ("all", [4, 8, 12])):
+        (tmp_path / "validation" / "metrics.jsonl").unlink(missing_ok=True)
+        metrics = run(experiment, "eval", str(tmp_path), task, checkpoint=selection)
+        evaluated = read_metrics(str(tmp_path), "eval")
+        assert list(evaluated) == steps and evaluated[steps[-1]] == metrics
+    path = str(tmp_path / "ckpt-4")
+    run(experiment, "eval", str(tmp_path / "elsewhere"), task, checkpoint=path)
+    assert list(read_metrics(str(tmp_path / "elsewhere"), "eval")) == [4]
+    for selection, message in (
+        ("5-7", "no checkpoint of step 5-7 in .*; there are 4, 8, 12"),
+        ("last", "unknown checkpoint 'last'; accepts latest, all, a step"),
+        ("/nowhere/ckpt-4", "/nowhere/ckpt-4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(experiment, "eval", str(tmp_path), task, checkpoint=selection)
+
+
+def test_an_evaluation_job_that_is_started_again_evaluates_nothing_twice(
+    tmp_path: pathlib.Path,
+) -> None:
+    experiment = make_experiment(train_steps=8)
+    task = FakeTask(experiment.task)
+    run(experiment, "train", str(tmp_path), task)
+    log = tmp_path / "validation" / "metrics.jsonl"
+    metrics = run(experiment, "continuous_eval", str(tmp_path), task)
+    first, second = log.read_text().splitlines()
+    log.write_text(f"{first}\n{second[:30]}")  # killed while it wrote the second
+    assert run(experiment, "continuous_eval", str(tmp_path), task) == pytest.approx(metrics)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if "}" in line]
+    assert steps == [4, 8]
+    assert run(experiment, "continuous_eval", str(tmp_path), task) == pytest.approx(metrics)
+    assert len(log.read_text().splitlines()) == 3

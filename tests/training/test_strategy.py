@@ -1,6 +1,8 @@
 """Devices, precision, and readable faults."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -80,3 +82,51 @@ def test_a_seed_repeats_all_random_numbers() -> None:
         return [random.random(), float(np.random.rand()), float(tf.random.uniform([]))]
 
     assert draw() == draw()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tasks", "rank", "expected"),
+    [
+        ("node[9-11]", "1(x3)", "2", ("node9:{0},node10:{0},node11:{0}", 2)),
+        ("a1,b[01-02]", "2,1(x2)", "1", ("a1:{0},a1:{1},b01:{0},b02:{0}", 1)),
+        ("single", "1", "0", ("single:{0}", 0)),
+    ],
+)
+def test_slurm_names_the_workers(
+    nodes: str, tasks: str, rank: str, expected: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("STEP_NODELIST", "STEP_TASKS_PER_NODE", "PROCID", "JOB_ID")
+    for name, value in zip(names, (nodes, tasks, rank, "5"), strict=True):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    port = 12000 + 5 * 64
+    assert strategies.slurm_hosts() == (expected[0].format(port, port + 1), expected[1])
+    monkeypatch.delenv("SLURM_STEP_NODELIST")
+    with pytest.raises(UserError, match=r"SLURM_STEP_NODELIST.*docs/jobs\.md"):
+        strategies.slurm_hosts()
+
+
+def test_deterministic_gradients_are_added_in_order() -> None:
+    """In a process of its own, which it changes for good."""
+    code = """
+import tensorflow as tf
+from official_maskrcnn.training import determinism
+
+def gradient(x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.sin(x) + tf.cos(x) * tf.exp(x) + tf.sqrt(x)
+    return tape.gradient(y, x)
+
+def operations():
+    function = tf.function(gradient).get_concrete_function(tf.TensorSpec([3]))
+    return {operation.type for operation in function.graph.get_operations()}
+
+x = tf.constant([1.0, 2.0, 3.0])
+before = gradient(x)
+assert "AddN" in operations()
+determinism.enable()
+assert "AddN" not in operations()
+tf.debugging.assert_near(gradient(x), before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

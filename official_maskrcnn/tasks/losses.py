@@ -14,9 +14,11 @@ from official_maskrcnn.modeling.mask_rcnn import BoxStage, MaskOutputs
 _EPSILON = 0.01  # against division by zero, added to counts
 
 
-def _mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
+def _normalizer(count: tf.Tensor) -> tf.Tensor:
+    """A count over all replicas, and not zero, as the share of a replica."""
     context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+    mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, count)
+    return mean + _EPSILON / context.num_replicas_in_sync
 
 
 def _huber(errors: tf.Tensor, delta: float) -> tf.Tensor:
@@ -63,8 +65,8 @@ def rpn_box_loss(
     for level in deltas:
         weights = tf.cast(foreground[level], tf.float32)[:, None]  # [b, 1, a_l]
         errors = targets[level] - tf.cast(deltas[level], tf.float32)
-        count = _mean_over_replicas(4.0 * tf.reduce_sum(weights))
-        total += tf.reduce_sum(_huber(errors, delta) * weights) / (count + _EPSILON)
+        count = _normalizer(4.0 * tf.reduce_sum(weights))
+        total += tf.reduce_sum(_huber(errors, delta) * weights) / count
     return total
 
 
@@ -100,14 +102,14 @@ def box_regression_loss(stage: BoxStage, delta: float) -> tf.Tensor:
     else:
         outputs = tf.gather(outputs, classes, axis=2, batch_dims=2)  # [b, k, 4]
     weights = tf.cast(classes > 0, tf.float32)[..., None]  # [b, k, 1]
-    count = _mean_over_replicas(4.0 * tf.reduce_sum(weights))
+    count = _normalizer(4.0 * tf.reduce_sum(weights))
     errors = stage.labels.box_targets - outputs
-    return tf.reduce_sum(_huber(errors, delta) * weights) / (count + _EPSILON)
+    return tf.reduce_sum(_huber(errors, delta) * weights) / count
 
 
 def mask_loss(masks: MaskOutputs) -> tf.Tensor:
     """Cross-entropy per pixel of the packed masks."""
     loss = tf.nn.sigmoid_cross_entropy_with_logits(masks.targets, masks.logits)  # [m, s, s]
     pixels = tf.cast(masks.logits.shape[1] * masks.logits.shape[2], tf.float32)
-    count = _mean_over_replicas(tf.reduce_sum(masks.weights) * pixels)
-    return tf.reduce_sum(loss * masks.weights[:, None, None]) / (count + _EPSILON)
+    count = _normalizer(tf.reduce_sum(masks.weights) * pixels)
+    return tf.reduce_sum(loss * masks.weights[:, None, None]) / count

@@ -219,12 +219,18 @@ def _start_workers(
 
 
 def test_two_workers_of_two_devices_train_as_one(small: SmallTraining) -> None:
-    # Sums in another order differ by 1e-7. With little between the scores of many proposals, as an
-    # untrained network has them, that would decide which are sampled; so there are few.
-    few = ("task.model.roi_generator.num_proposals=2", *_shortened(8))
+    # Sums in another order differ by 1e-7, which an untrained network soon makes 10 times as much a
+    # step, until another proposal is sampled. So few proposals, and small steps.
+    rate = "trainer.optimizer_config"
+    gently = (
+        "task.model.roi_generator.num_proposals=2",
+        f"{rate}.learning_rate.stepwise.values=[0.0001,0.00001]",
+        f"{rate}.warmup.linear.warmup_learning_rate=0.00001",
+        *_shortened(8),
+    )
     folders = {name: small.folder / f"replicas_{name}" for name in ("one", "workers")}
-    small.finish(folders["one"], *few)
-    workers = _start_workers(small, folders["workers"], *few)
+    small.finish(folders["one"], *gently)
+    workers = _start_workers(small, folders["workers"], *gently)
     for worker in workers:
         assert worker.wait(timeout=300) == 0, read_log(folders["workers"])[-4000:]
     one, other = (losses(folder) for folder in folders.values())

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -42,6 +43,7 @@ class Folder:
         self.path.mkdir()
         for name in ("train.py", "configs", "Makefile", "pyproject.toml", "requirements-lock.txt"):
             (self.path / name).symlink_to(_ROOT / name)
+        shutil.copytree(_ROOT / "experiments", self.path / "experiments")  # results go there
         (path / "shared").mkdir()
         (path / "shared" / "data").symlink_to(shared_data)
         bin_folder = path / "bin"  # where python3 is the interpreter of this test
@@ -86,7 +88,7 @@ def _shortened(command: str) -> str:
         return re.sub(r"--images \d+", "--images 60", command)
     if "train.py" in command:
         return f"{command} --params_override='{_SHORT}'"
-    if re.search(r" (train|eval) .*--config_file", command):
+    if re.search(r" (train|eval) .*--config_file| sweep (run|table) ", command):
         return f"{command} '{_SHORT}'"
     if re.search(r"official_maskrcnn (train|eval) ", command):  # short by itself
         return f"{command} --params_override=trainer.validation_steps=2,runtime.run_eagerly=true"
@@ -133,7 +135,7 @@ def test_every_help_page_says_what_it_is_for_and_ends_in_two_examples():
             assert example.startswith(f"python3 -m official_maskrcnn {verb}"), example
 
 
-_SLOW = re.compile("train.py|analyze")  # half a minute and more, even shortened
+_SLOW = re.compile("train.py|analyze|sweep run")  # half a minute and more, even shortened
 
 
 def _marked(texts: Iterable[str]) -> list[Any]:

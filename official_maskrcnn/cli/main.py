@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from official_maskrcnn.cli import data, environment, experiments, jobs, tpu_check
+from official_maskrcnn.cli import data, environment, experiments, jobs, sweeps, tpu_check
 from official_maskrcnn.cli.arguments import VerbParser
 from official_maskrcnn.errors import UserError
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's start-up notices
     try:
         arguments = command_parser().parse(argv)
-        arguments.run(arguments)
+        code = arguments.run(arguments)  # None, but for verbs with a code of their own
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        code = None
+    return code or 0
 
 
 def command_parser() -> VerbParser:
@@ -44,6 +45,6 @@ def command_parser() -> VerbParser:
         "Instance segmentation when boxes are plenty and masks are few.",
         epilog="train.py takes Model Garden's flags: python3 train.py --help",
     )
-    for verbs in (experiments, jobs, tpu_check, data, environment):
+    for verbs in (experiments, jobs, sweeps, tpu_check, data, environment):
         verbs.add_verbs(parser)
     return parser

@@ -73,14 +73,26 @@ def load(
       mode: what the configuration is about to be used for; if it is right in itself, it is
         checked for that too.
     """
-    experiment = EXPERIMENTS.get(name)()
-    sources = _sources(config_files, overrides, flags or {})
-    return _apply(experiment, f"experiment {name}", sources, mode)
+    return load_sources(name, _sources(config_files, overrides, flags or {}), mode)
+
+
+def load_sources(name: str, sources: Sequence[Source], mode: str | None = None) -> LoadedExperiment:
+    """Like `load`, from what is read already; a later source wins over an earlier one."""
+    return _apply(EXPERIMENTS.get(name)(), f"experiment {name}", sources, mode)
 
 
 def refuse(violations: Iterable[checks.Violation], what: str) -> None:
     """Raises `UserError` if there is any violation; `what` says of which configuration."""
-    _raise([Fault(violation.paths[0], "", violation.message) for violation in violations], what)
+    faults = [Fault(violation.paths[0], "", violation.message) for violation in violations]
+    raise_faults(faults, f"the configuration ({what})")
+
+
+def raise_faults(faults: Sequence[Fault], where: str) -> None:
+    """Raises `ConfigError` if there is any fault; `where` ends "3 faults in ..."."""
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise ConfigError(f"{count} in {where}:{lines}", faults)
 
 
 def experiment_from_params(path: str) -> ExperimentConfig:
@@ -180,15 +192,8 @@ def _apply(
     if mode is not None and not faults:  # data is looked for once it is clear which
         for fault in _broken(loaded, checks.mode_violations(loaded.config, mode)):
             report(fault)
-    _raise(list(faults.values()), base)
+    raise_faults(list(faults.values()), f"the configuration ({base})")
     return loaded
-
-
-def _raise(faults: Sequence[Fault], base: str) -> None:
-    if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        lines = "".join(f"\n  {fault}" for fault in faults)
-        raise ConfigError(f"{count} in the configuration ({base}):{lines}", faults)
 
 
 def _replace_data_source(loaded: LoadedExperiment, given: set[str]) -> None:

@@ -85,9 +85,26 @@ class Source:
 def read_file(path: str) -> Source:
     """Settings of a YAML or JSON file, local or remote (gs://...)."""
     source = Source(path, has_lines=True)
+    text = _read_text(source)
+    if text is not None:
+        _read_yaml(source, text)
+    return source
+
+
+def read_tree(path: str) -> tuple[Source, yaml.Node | None]:
+    """A YAML file as its node tree: no tags, no aliases; and the source for its faults.
+
+    The tree is None if the file is empty or, with a fault, if it cannot be read.
+    """
+    source = Source(path, has_lines=True)
+    text = _read_text(source)
+    return source, None if text is None else _compose(source, text)
+
+
+def _read_text(source: Source) -> str | None:
     try:
-        with tf.io.gfile.GFile(path, "r") as file:
-            text = file.read()
+        with tf.io.gfile.GFile(source.name, "r") as file:
+            return file.read()
     except tf.errors.NotFoundError:
         source.add_fault("no such file")
     except tf.errors.OpError as error:
@@ -96,9 +113,7 @@ def read_file(path: str) -> Source:
         source.add_fault("is not a text file in UTF-8")
     except UnicodeEncodeError:
         source.add_fault("the name of the file is not in UTF-8")
-    else:
-        _read_yaml(source, text)
-    return source
+    return None
 
 
 def read_override(text: str, flag: str = "--params_override") -> Source:

@@ -45,11 +45,13 @@ class Registry(Generic[T]):
         try:
             return self._entries[name]
         except KeyError:
-            near = difflib.get_close_matches(name, self._entries, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UserError(
-                f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self.names())})"
-            ) from None
+            raise UserError(self.unknown(name)) from None
+
+    def unknown(self, name: str) -> str:
+        """Message for a name that is no entry, with the nearest that are."""
+        near = difflib.get_close_matches(name, self._entries, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self.names())})"
 
     def summary(self, name: str) -> str:
         """What an entry is: the first line of its docstring."""

@@ -83,7 +83,7 @@ class Progress:
         left = ""
         if self._total is not None and self._done > self._first:
             seconds = elapsed / (self._done - self._first) * (self._total - self._done)
-            left = f", {_duration(seconds)} left"
+            left = f", {format_duration(seconds)} left"
         numbers = f": {self._text}" if self._text else ""
         logging.info("%s %d%s%s%s", self._title, self._done, of_total, left, numbers)
         self._last_line, self._logged = time.monotonic(), self._done
@@ -112,7 +112,8 @@ def print_metrics(title: str, metrics: Mapping[str, float]) -> None:
         logging.info("%s: %s", title, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Seconds as hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

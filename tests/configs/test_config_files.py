@@ -14,7 +14,7 @@ from official_maskrcnn.tasks import build_task, load_experiment
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 _FOLDER = _ROOT / "configs"
-_FILES = sorted((*_FOLDER.rglob("*.yaml"), *(_ROOT / "experiments").rglob("*.yaml")))
+_FILES = sorted(_FOLDER.rglob("*.yaml"))
 _RESNET = "deep_mask_head_rcnn_resnetfpn_coco"
 _SPINENET = "deep_mask_head_rcnn_spinenet_coco"
 

@@ -63,10 +63,16 @@ runtime:
 
 _MAIN = """
 import sys, tensorflow as tf
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 from official_maskrcnn.cli.main import main
+
+count = int(sys.argv[1])
 device = tf.config.list_physical_devices("CPU")[0]
-virtual = [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1])
-tf.config.set_logical_device_configuration(device, virtual)
+tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * count)
+# A worker uses all of its GPUs, but of virtual CPUs only the first, unless it is told of them.
+CollectiveAllReduceExtended._initialize_local_devices = lambda self, resolver, worker: (
+    tuple(f"{worker}/device:CPU:{i}" for i in range(count)), "CPU"
+)
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -226,9 +226,10 @@ def test_make_demo_runs_public_commands(folder: Folder):
     assert list((folder.path / "runs" / "demo" / "model" / "predictions").glob("*.png"))
 
 
-def test_the_tables_of_performance_are_those_of_the_measurements(monkeypatch):
+def test_the_tables_of_the_pages_are_those_of_the_measurements(monkeypatch):
     monkeypatch.syspath_prepend(str(_ROOT / "benchmarks"))
     pages = importlib.import_module("support.pages")
-    page = pages.PAGE.read_text()
-    for name, table in pages.performance_tables().items():
-        assert f"<!-- {name} -->\n\n{table}\n\n<!-- end of {name} -->" in page
+    for page, tables in pages.tables_by_page().items():
+        text = page.read_text()
+        for name, table in tables.items():
+            assert f"<!-- {name} -->\n\n{table}\n\n<!-- end of {name} -->" in text

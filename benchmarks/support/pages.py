@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 _FOLDER = pathlib.Path(__file__).resolve().parent.parent
-PAGE = _FOLDER.parent / "docs" / "performance.md"
+_DOCS = _FOLDER.parent / "docs"
 
 _STEPS = {  # case in training_step.csv: text
     "hourglass52 on ground-truth boxes": "training step, hourglass52 on ground-truth boxes, "
@@ -42,13 +42,21 @@ def replace_tables(page: pathlib.Path, tables: Mapping[str, str]) -> None:
 
 
 def update() -> None:
-    """Makes the tables of docs/performance.md anew."""
-    replace_tables(PAGE, performance_tables())
+    """Makes the tables of the documentation anew."""
+    for page, tables in tables_by_page().items():
+        replace_tables(page, tables)
 
 
-def performance_tables() -> dict[str, str]:
-    """The tables of docs/performance.md by name, as the CSV files have them now."""
-    return {"reference": _reference(), "torchvision": _torchvision(), "growth": _growth()}
+def tables_by_page() -> dict[pathlib.Path, dict[str, str]]:
+    """The tables of each page by name, as the CSV files have them now."""
+    return {
+        _DOCS / "performance.md": {
+            "reference": _reference(),
+            "torchvision": _torchvision(),
+            "growth": _copy("growth"),
+        },
+        _DOCS / "reliability.md": {"scaling": _copy("scaling")},
+    }
 
 
 Ratios = dict[str, str]  # by precision
@@ -122,6 +130,6 @@ def _torchvision() -> str:
     return _table_of_ratios("torchvision / ours (`torchvision_peer.py`)", lines)
 
 
-def _growth() -> str:
-    header = ["axis", "value", "seconds", "peak MB", "TFLOP", "share of peak"]
-    return table(header, [[row[name] for name in header] for row in read_csv("growth")])
+def _copy(name: str) -> str:
+    rows = read_csv(name)
+    return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "Not run yet."

@@ -53,13 +53,14 @@ class FaultyExamples:
         def attempt(number: tf.Tensor) -> tf.data.Dataset:
             one = tf.data.Dataset.from_tensors(number)
             parsed = one.map(lambda number: parse(place, number)).ignore_errors()
-            return parsed.concatenate(one.filter(self._stands_padding_in).map(pad)).take(1)
+            return parsed.concatenate(one.filter(self._stands_padding_in).map(pad))
 
-        if self._is_training:
-            count = len(self._index)
-            numbers = tf.data.Dataset.range(count).map(lambda i: (number + i) % count)
-            return numbers.flat_map(attempt).take(1).get_single_element()
-        return tf.cond(number < 0, pad, attempt(number).get_single_element)
+        if not self._is_training:
+            return tf.cond(number < 0, pad, attempt(number).take(1).get_single_element)
+        count = len(self._index)
+        others = tf.data.Dataset.range(1, count).map(lambda i: (number + i) % count)
+        found = attempt(number).concatenate(others.flat_map(attempt))
+        return found.take(1).get_single_element()
 
     def _stands_padding_in(self, number: tf.Tensor) -> tf.Tensor:
         """Notes a damaged example; whether padding takes its place, and not the next example."""

@@ -1,6 +1,5 @@
 """Sweeps on a real Ray of this machine: runs as tasks, failures, lost machines, stopping."""
 
-import importlib.util
 import os
 import pathlib
 import signal
@@ -17,12 +16,7 @@ from tests.training.test_sweeps import _fake, _is_running, _load, _states, _trie
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("ray") is None, reason="make test-slow installs the extra ray"
-    ),
-]
+pytestmark = pytest.mark.slow  # make test-slow installs the extra
 
 
 @pytest.fixture(scope="module")

@@ -92,8 +92,7 @@ def run_job(arguments: argparse.Namespace) -> None:
     flags = {"--tpu": f"runtime.tpu={json.dumps(arguments.tpu)}"} if arguments.tpu else {}
     experiment = load_experiment(arguments, arguments.mode, flags).config
 
-    from official_maskrcnn.tasks import build_task
-    from official_maskrcnn.training import gin_bindings
+    from official_maskrcnn.tasks import build_task, gin_bindings
     from official_maskrcnn.training.run import run
 
     gin_bindings.bind(arguments.gin_file, arguments.gin_params)

@@ -41,6 +41,7 @@ IMAGE_KINDS = {
     "duplicate_image_id": "another image before it has the same id",
     "missing_image": "there is no such file",
     "truncated_image": "the file ends too early",
+    "oversized_image": "the image has more than 2^30 pixels",
     "undecodable_image": "the file is no image that can be decoded",
     "missing_image_size": "the entry has no width and height; the file's are used",
     "image_size_differs": "the file has another size than its entry says; the file's is used",

@@ -4,6 +4,7 @@ import functools
 import io
 import pathlib
 import struct
+import threading
 import zlib
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ _PNG_BIT_DEPTH = 24  # place of this byte in the file
 _PNG_END = b"IEND\xaeB`\x82"
 _RAW_DEFLATE = -15  # wbits: without header and checksum
 _ADLER_BASE = 65521
+MAX_PIXELS = 1 << 30  # more are refused by OpenCV
+_PILLOW_LIMIT = threading.Lock()  # Pillow's own limit, a global, is lower
 
 
 class StoredImage(NamedTuple):
@@ -47,7 +50,7 @@ def read_image(path: pathlib.Path) -> StoredImage:
     """Reads an image file; all but JPEG and 8-bit RGB PNG becomes 8-bit RGB PNG.
 
     Raises:
-      ImageFault: "missing_image", "truncated_image" or "undecodable_image".
+      ImageFault: "missing_image", or as `check_image`.
     """
     try:
         encoded = path.read_bytes()
@@ -56,16 +59,32 @@ def read_image(path: pathlib.Path) -> StoredImage:
     return check_image(encoded)
 
 
+def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
+    """Reads the header of an encoded image, and none of its pixels.
+
+    Raises:
+      ImageFault: "undecodable_image", or "oversized_image" above `max_pixels`.
+    """
+    with _PILLOW_LIMIT:
+        before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = PIL.Image.open(io.BytesIO(encoded))
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise ImageFault("undecodable_image") from error
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = before
+    if picture.width * picture.height > max_pixels:
+        raise ImageFault("oversized_image")
+    return picture
+
+
 def check_image(encoded: bytes) -> StoredImage:
     """Decodes an encoded image to its end; re-encodes it unless it is stored as it is.
 
     Raises:
-      ImageFault: "truncated_image" or "undecodable_image".
+      ImageFault: "truncated_image", "undecodable_image" or "oversized_image".
     """
-    try:
-        picture = PIL.Image.open(io.BytesIO(encoded))
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ImageFault("undecodable_image") from error
+    picture = open_image(encoded)
     width, height = picture.size
     try:
         picture.draft("L", (1, 1))  # a JPEG at an eighth of its size: reads all, decodes faster

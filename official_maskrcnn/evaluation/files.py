@@ -1,8 +1,9 @@
 """JSON files: local ones, or those at a URL (gs://...) by way of TensorFlow's file systems."""
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from official_maskrcnn.errors import UserError
@@ -24,16 +25,28 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes a JSON file; it appears when it is complete."""
+    with _written(path) as file:
+        json.dump(content, file)
+
+
 def write_json_list(path: str | os.PathLike[str], entries: Iterable[Mapping[str, Any]]) -> None:
     """Writes entries one a line as they come; the file appears when it is complete."""
-    path = os.fspath(path)
-    unfinished = f"{path}.unfinished"
-    with _open(unfinished, "w") as file:
+    with _written(path) as file:
         separator = "["
         for entry in entries:
             file.write(f"{separator}\n{json.dumps(entry)}")
             separator = ","
         file.write("[]\n" if separator == "[" else "\n]\n")
+
+
+@contextlib.contextmanager
+def _written(path: str | os.PathLike[str]) -> Iterator[Any]:
+    path = os.fspath(path)
+    unfinished = f"{path}.unfinished"
+    with _open(unfinished, "w") as file:
+        yield file
     if "://" in path:
         import tensorflow as tf
 

@@ -19,6 +19,7 @@ from official_maskrcnn.modeling import (
     stochastic_depth,
 )
 from official_maskrcnn.modeling.heads import BoxHead, LayerOptions, MaskHead, check_roi_size
+from official_maskrcnn.modeling.outputs import BoxStage, MaskOutputs, TrainingOutputs
 from official_maskrcnn.modeling.rematerialization import rematerialize
 from official_maskrcnn.ops import anchors as anchor_ops
 from official_maskrcnn.ops import boxes as box_ops
@@ -45,52 +46,6 @@ def static_mask_rois(config: DeepMaskHeadRCNN, batch_size: int, slots: int) -> i
         on_boxes = config.use_gt_boxes_for_masks
         per_image, least = (24, 48) if on_boxes else (config.mask_sampler.num_sampled_masks, 0)
     return min(max(per_image * batch_size, least), slots * batch_size)
-
-
-class BoxStage(NamedTuple):
-    """Training outputs of one box head.
-
-    Attributes:
-      class_logits: [b, k, classes].
-      box_outputs: [b, k, classes or 1, 4].
-      labels: the RoIs and their targets.
-    """
-
-    class_logits: tf.Tensor
-    box_outputs: tf.Tensor
-    labels: roi_sampling.LabelledRoIs
-
-
-class MaskOutputs(NamedTuple):
-    """Training outputs of the mask head, on a packed set of m RoIs.
-
-    Attributes:
-      logits: [m, s, s].
-      targets: [m, s, s] of 0 and 1.
-      weights: [m], 0 for padding.
-      num_dropped: int32 scalar, RoIs for which a static set had no room.
-    """
-
-    logits: tf.Tensor
-    targets: tf.Tensor
-    weights: tf.Tensor
-    num_dropped: tf.Tensor
-
-
-class TrainingOutputs(NamedTuple):
-    """What the losses need.
-
-    Attributes:
-      rpn_logits: level to [b, a_l].
-      rpn_deltas: level to [b, 4, a_l].
-      stages: one for each box head.
-      masks: None for a model without masks.
-    """
-
-    rpn_logits: dict[str, tf.Tensor]
-    rpn_deltas: dict[str, tf.Tensor]
-    stages: tuple[BoxStage, ...]
-    masks: MaskOutputs | None
 
 
 class _Proposals(NamedTuple):
@@ -344,6 +299,36 @@ class MaskRCNN(tf_keras.Model):
             training=False,
         )
         return tf.sigmoid(tf.cast(logits, tf.float32))
+
+    def segment(
+        self,
+        images: tf.Tensor,
+        image_info: tf.Tensor,
+        boxes: tf.Tensor,
+        batch_indices: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Masks of given boxes: backbone, pyramid and mask head alone.
+
+        Args:
+          images: as in `call`; so is the next.
+          image_info: ...
+          boxes: [m, 4] in original pixels, which may reach over the edges of the image.
+          batch_indices: int32 [m], the image of each box.
+          classes: int32 [m]; a class-agnostic head does not look at them.
+
+        Returns:
+          Probabilities [m, s, s], and the boxes [m, 4] in original pixels that they are relative
+          to: `boxes` within the image, enlarged by `outer_boxes_scale`.
+        """
+        info = tf.gather(image_info, batch_indices)  # [m, 4, 2]
+        image_size = self._image_size(info)  # [m, 2]
+        scale, offset = (tf.tile(info[:, i], [1, 2]) for i in (2, 3))
+        outer = box_ops.clip(boxes * scale - offset, image_size)
+        outer = box_ops.enlarge(outer[:, None], self.config.outer_boxes_scale, image_size)[:, 0]
+        features = self.extract_features(images)
+        masks = self.predict_masks(features, outer, batch_indices, classes)
+        return masks, _to_original(outer[:, None], info)[:, 0]
 
     def _image_size(self, image_info: tf.Tensor) -> tf.Tensor:
         """(height, width) [b, 2] of the images within the network input, padding left out."""

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+import tf_keras
 from absl import logging
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.modeling.checkpoint_files import find_checkpoint
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _LISTED_NAMES = 12  # of variables, in one message
@@ -63,28 +65,6 @@ class RestoreReport:
             lines.append(f"  {len(self.unused)} variables of the checkpoint are not used")
             lines += [f"    {name}" for name in shorten(self.unused)]
         return "\n".join(lines)
-
-
-def find_checkpoint(path: str) -> str:
-    """Path prefix of a checkpoint, from such a prefix or a folder (its latest checkpoint).
-
-    Raises:
-      UserError: there is no checkpoint at `path`, which may be remote (gs://).
-    """
-    try:
-        if tf.io.gfile.isdir(path):
-            latest = tf.train.latest_checkpoint(path)
-            if latest is None:
-                raise UserError(f"the folder {path} has no checkpoint")
-            return latest
-        prefix = path.removesuffix(".index")
-        if tf.io.gfile.exists(f"{prefix}.index"):
-            return prefix
-    except tf.errors.OpError as error:
-        raise UserError(f"cannot look for a checkpoint at {path}: {error.message}") from error
-    raise UserError(
-        f"there is no checkpoint {path}: give a folder, or what precedes .index in its file name"
-    )
 
 
 def compare(checkpoint_path: str, modules: Mapping[str, Any]) -> RestoreReport:
@@ -165,9 +145,47 @@ def restore_modules(checkpoint_path: str, modules: Mapping[str, Any]) -> Restore
     return report
 
 
-def has_root(checkpoint_path: str, name: str) -> bool:
-    """Whether a checkpoint holds something under that name."""
-    return name in _SavedGraph(checkpoint_path).roots
+def restore_weights(path: str, model: tf_keras.Model) -> None:
+    """Loads the weights of a checkpoint, or the moving averages that a training kept of them.
+
+    Args:
+      path: path prefix of a checkpoint of a training, or of its best evaluation.
+      model: the checkpoint must have exactly its variables. Those of a distribution strategy need
+        its scope.
+
+    Raises:
+      UserError: the checkpoint is of another model, or cannot be read.
+    """
+    check_same_model(path, model)
+    saved = _SavedGraph(path)
+    nodes = _pair(model, saved.roots["model"], saved)
+    try:
+        tf.train.Checkpoint(model=model).read(path).expect_partial()
+        reader = tf.train.load_checkpoint(path)
+        averages = saved.slots("average")
+        for _, variable in _variables("model", model):
+            if nodes[id(variable)] in averages:
+                variable.assign(reader.get_tensor(averages[nodes[id(variable)]]))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise DamagedCheckpoint(f"cannot read the checkpoint {path}: {error}") from error
+
+
+def check_same_model(path: str, model: tf_keras.Model) -> None:
+    """Raises `UserError` unless a checkpoint has exactly the variables of a model."""
+    report = compare(path, {"model": model})
+    faults = [
+        f"{own.name} has shape {list(own.shape)}, but {list(theirs.shape)} in the checkpoint"
+        for own, theirs in report.mismatched
+    ]
+    faults += [f"{variable} is not in the checkpoint" for variable in report.missing["model"]]
+    faults += [f"{variable} is only in the checkpoint" for variable in report.unused]
+    if faults:
+        lines = "".join(f"\n  {fault}" for fault in shorten(faults))
+        raise UserError(
+            f"{path} is of another model than the configuration (task.model) describes:{lines}\n"
+            "Use the configuration in params.yaml beside the checkpoint, or another model_dir; to "
+            "start from these weights, give them as task.init_checkpoint"
+        )
 
 
 def shorten(items: list[Any]) -> list[str]:
@@ -225,6 +243,16 @@ class _SavedGraph:
             if attribute.name == "VARIABLE_VALUE" and attribute.checkpoint_key in self._shapes:
                 return SavedVariable(name, tuple(self._shapes[attribute.checkpoint_key]))
         return None
+
+    def slots(self, name: str) -> dict[int, str]:
+        """Nodes of variables to the keys of what an optimizer keeps of them under a name."""
+        return {
+            slot.original_variable_node_id: attribute.checkpoint_key
+            for node in self._nodes
+            for slot in node.slot_variables
+            if slot.slot_name == name
+            for attribute in self._nodes[slot.slot_variable_node_id].attributes
+        }
 
     def variables(self, name: str, root: int) -> Iterator[tuple[int, SavedVariable]]:
         """All variables below a node, by their shortest paths."""

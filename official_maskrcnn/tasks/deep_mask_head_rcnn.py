@@ -1,6 +1,7 @@
 """The task: binds configuration to model, data, losses and evaluation."""
 
 import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +11,12 @@ from absl import logging
 
 from official_maskrcnn.configs.experiment import RuntimeConfig
 from official_maskrcnn.configs.task import DataConfig, DeepMaskHeadRCNNTask
-from official_maskrcnn.data import pipeline, records
+from official_maskrcnn.data import coco, pipeline, records
 from official_maskrcnn.errors import DATA_FAULT, UserError
 from official_maskrcnn.evaluation import CocoEvaluator, GroundTruth, load_ground_truth
 from official_maskrcnn.model_garden import light_imports
-from official_maskrcnn.modeling.mask_rcnn import MaskRCNN, TrainingOutputs
+from official_maskrcnn.modeling.mask_rcnn import MaskRCNN
+from official_maskrcnn.modeling.outputs import TrainingOutputs
 from official_maskrcnn.modeling.restore import restore_modules
 from official_maskrcnn.ops import anchors as anchor_ops
 from official_maskrcnn.ops import random
@@ -283,8 +285,20 @@ class MaskRCNNTask:
 
     @property
     def class_names(self) -> dict[int, str]:
-        """Names of the classes, by category id."""
+        """Names of the classes in the validation data, by category id."""
         return dict(self.ground_truth.categories)
+
+    def annotated_class_names(self) -> dict[int, str]:
+        """Names of the classes out of a local annotation file; empty if there is none."""
+        config = self.config
+        for path in (
+            config.annotation_file,
+            config.validation_data.annotation_file,
+            config.train_data.annotation_file,
+        ):
+            if path and os.path.exists(path):
+                return coco.read_categories(path)
+        return {}
 
     def build_evaluator(self, only_seen_images: bool = False) -> CocoEvaluator:
         """A streaming evaluator of box and mask AP over the validation data.

@@ -5,7 +5,8 @@ as an argument of a mask head of one's own, and overrides the fields of a schedu
 by their own names: `LinearWarmup.warmup_steps = 100`.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -42,6 +43,26 @@ def bind(files: Sequence[str], bindings: Sequence[str]) -> None:
 def in_force() -> str:
     """All bindings, as gin writes them; empty if there are none."""
     return gin.config_str().strip()
+
+
+@contextlib.contextmanager
+def exactly(bindings: str) -> Iterator[None]:
+    """These bindings, in the words of `in_force`, are in force inside and no others."""
+    before = in_force()
+    _replace(bindings)
+    try:
+        yield
+    finally:
+        _replace(before)
+
+
+def _replace(bindings: str) -> None:
+    if bindings == in_force():
+        return
+    _register()
+    with gin.unlock_config():
+        gin.clear_config()
+        gin.parse_config(bindings)
 
 
 def _register() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from official_maskrcnn.configs.task import Losses
-from official_maskrcnn.modeling.mask_rcnn import BoxStage, MaskOutputs
+from official_maskrcnn.modeling.outputs import BoxStage, MaskOutputs
 
 _EPSILON = 0.01  # against division by zero, added to counts
 

@@ -5,7 +5,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -17,11 +16,9 @@ import tf_keras
 from absl import logging
 
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.modeling import restore
+from official_maskrcnn.modeling import checkpoint_files, restore
 from official_maskrcnn.training.strategy import is_chief
 
-_NAME = "ckpt"
-_STEP = re.compile(r"-(\d+)$")  # at the end of a checkpoint's path
 _END = "ended.json"
 _LEFT_OUT = "left_out_steps.json"
 _SECONDS_BETWEEN_LOOKS = 1.0  # for a new checkpoint of another process
@@ -79,7 +76,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is of another model or optimizer, or all are damaged.
         """
-        for path in reversed(paths := find_all(self._model_dir)):
+        for path in reversed(paths := checkpoint_files.find_all(self._model_dir)):
             try:
                 self._restore(path)
                 return True
@@ -90,7 +87,7 @@ class Checkpoints:
         return False
 
     def _restore(self, path: str) -> None:
-        _check_same_model(path, self._model)
+        restore.check_same_model(path, self._model)
         # A constant rate is a variable of some optimizers; the configuration's value counts.
         rate = self._optimizer.learning_rate
         configured_rate = rate.numpy() if isinstance(rate, tf.Variable) else None
@@ -103,7 +100,9 @@ class Checkpoints:
                 f"with that one, or in another model_dir\n{str(error).strip().splitlines()[0]}"
             ) from error
         except (tf.errors.OpError, ValueError) as error:
-            raise _damaged(path, error) from error
+            raise restore.DamagedCheckpoint(
+                f"cannot read the checkpoint {path}: {error}"
+            ) from error
         if configured_rate is not None:
             rate.assign(configured_rate)
         self._saved_step = int(self.step.numpy())
@@ -232,70 +231,6 @@ def _is_better(value: float, best: float, comparison: str) -> bool:
     return value < best if comparison == "lower" else value > best
 
 
-def restore_weights(
-    path: str, model: tf_keras.Model, optimizer: tf_keras.optimizers.Optimizer | None = None
-) -> bool:
-    """Loads the weights of a checkpoint; says whether moving averages of them came along.
-
-    Args:
-      path: path prefix of a checkpoint of a training, or of its best evaluation.
-      model: the checkpoint must have exactly its variables.
-      optimizer: gets its moving averages, if the checkpoint has an optimizer.
-
-    Raises:
-      UserError: the checkpoint is of another model, or cannot be read.
-    """
-    _check_same_model(path, model)
-    has_averages = optimizer is not None and restore.has_root(path, "optimizer")
-    items = {"optimizer": optimizer} if has_averages else {}
-    try:
-        tf.train.Checkpoint(model=model, **items).read(path).expect_partial()
-    except (tf.errors.OpError, ValueError) as error:
-        raise _damaged(path, error) from error
-    return has_averages
-
-
-def find_all(model_dir: str) -> list[str]:
-    """Path prefixes of the whole checkpoints of a folder, the oldest first."""
-    indices = tf.io.gfile.glob(os.path.join(model_dir, f"{_NAME}-*.index"))
-    paths = [index.removesuffix(".index") for index in indices]
-    return sorted((path for path in paths if _STEP.search(path)), key=step_of)
-
-
-def choose(model_dir: str, selection: str) -> list[str]:
-    """Path prefixes of the checkpoints that a text selects, the oldest first.
-
-    Args:
-      model_dir: of the training.
-      selection: `latest`, `all`, a step, a range of steps such as 1000-5000 with both ends, or the
-        path of a checkpoint.
-
-    Raises:
-      UserError: there is none.
-    """
-    paths = find_all(model_dir)
-    if not paths and not os.path.dirname(selection):
-        raise UserError(
-            f"there is no checkpoint in model_dir {model_dir}: give the model_dir of a "
-            "training, or train first (mode train)"
-        )
-    if selection in ("latest", "all"):
-        return paths[-1:] if selection == "latest" else paths
-    if steps := re.fullmatch(r"(\d+)(?:-(\d+))?", selection):
-        first, last = int(steps[1]), int(steps[2] or steps[1])
-        chosen = [path for path in paths if first <= step_of(path) <= last]
-        if not chosen:
-            there = ", ".join(str(step_of(path)) for path in paths)
-            raise UserError(f"no checkpoint of step {selection} in {model_dir}; there are {there}")
-        return chosen
-    if not os.path.dirname(selection):
-        raise UserError(
-            f"unknown checkpoint {selection!r}; accepts latest, all, a step, a range of steps such "
-            "as 1000-5000, or the path of a checkpoint"
-        )
-    return [restore.find_checkpoint(selection)]
-
-
 def follow(
     model_dir: str, last_step: int, timeout: float, done: Collection[int] = ()
 ) -> Iterator[str]:
@@ -312,9 +247,13 @@ def follow(
     waiting = False
     while True:
         end = _read_end(model_dir, last_step)  # before the look: the last checkpoint comes first
-        fresh = [path for path in find_all(model_dir) if step_of(path) not in seen]
+        fresh = [
+            path
+            for path in checkpoint_files.find_all(model_dir)
+            if checkpoint_files.step_of(path) not in seen
+        ]
         for path in fresh:
-            seen.add(step_of(path))
+            seen.add(checkpoint_files.step_of(path))
             yield path
         if seen and max(seen) >= end:
             return
@@ -350,14 +289,6 @@ def _read_end(model_dir: str, last_step: int) -> int:
         return last_step
 
 
-def step_of(path: str) -> int:
-    """The training step in the name of a checkpoint, such as model_dir/ckpt-1200."""
-    match = _STEP.search(path)
-    if match is None:
-        raise UserError(f"{path} is not named like a checkpoint ({_NAME}-STEP)")
-    return int(match.group(1))
-
-
 def write_text(path: str, text: str) -> None:
     """Writes a file, whole or not at all; `path` may be remote."""
     partial = f"{path}.partial"
@@ -376,36 +307,16 @@ def _manager(
     if not is_chief(strategy):
         folder, max_to_keep = tempfile.mkdtemp(prefix="official_maskrcnn_worker_"), 1
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return tf.train.CheckpointManager(checkpoint, folder, max_to_keep, checkpoint_name=_NAME)
+    return tf.train.CheckpointManager(
+        checkpoint, folder, max_to_keep, checkpoint_name=checkpoint_files.NAME
+    )
 
 
 def _remove_leftovers(folder: str) -> None:
     """Of processes that were killed while they wrote."""
-    for path in tf.io.gfile.glob(os.path.join(folder, f"{_NAME}-*_temp")):
+    for path in tf.io.gfile.glob(os.path.join(folder, f"{checkpoint_files.NAME}-*_temp")):
         logging.info("removed the unfinished checkpoint %s", path)
         tf.io.gfile.rmtree(path)
-
-
-def _damaged(path: str, error: Exception) -> restore.DamagedCheckpoint:
-    return restore.DamagedCheckpoint(f"cannot read the checkpoint {path}: {error}")
-
-
-def _check_same_model(path: str, model: tf_keras.Model) -> None:
-    """Raises `UserError` unless a checkpoint has exactly the variables of a model."""
-    report = restore.compare(path, {"model": model})
-    faults = [
-        f"{own.name} has shape {list(own.shape)}, but {list(theirs.shape)} in the checkpoint"
-        for own, theirs in report.mismatched
-    ]
-    faults += [f"{variable} is not in the checkpoint" for variable in report.missing["model"]]
-    faults += [f"{variable} is only in the checkpoint" for variable in report.unused]
-    if faults:
-        lines = "".join(f"\n  {fault}" for fault in restore.shorten(faults))
-        raise UserError(
-            f"{path} is of another model than the configuration (task.model) describes:{lines}\n"
-            "Use the configuration in params.yaml beside the checkpoint, or another model_dir; to "
-            "start from these weights, give them as task.init_checkpoint"
-        )
 
 
 def _number(value: float | None) -> float:

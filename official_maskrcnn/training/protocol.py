@@ -52,7 +52,10 @@ class Task(Protocol):
 
     @property
     def class_names(self) -> Mapping[int, str]:
-        """Category id to name."""
+        """Category id to name, of the validation data."""
+
+    def annotated_class_names(self) -> Mapping[int, str]:
+        """Category id to name, as far as that can be told in a moment."""
 
     def build_model(self) -> tf_keras.Model:
         """The model, variables created."""

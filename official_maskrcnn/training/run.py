@@ -14,7 +14,7 @@ from absl import logging
 from official_maskrcnn.configs import checks, durations, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.errors import DATA_FAULT, UserError
-from official_maskrcnn.modeling.restore import DamagedCheckpoint
+from official_maskrcnn.modeling import checkpoint_files, restore
 from official_maskrcnn.training import checkpoints, run_files
 from official_maskrcnn.training import optimizer as optimizers
 from official_maskrcnn.training.evaluation_loop import EvaluationLoop
@@ -96,7 +96,7 @@ def run(
             return _evaluate_each(job)
         with contextlib.ExitStack() as stack:
             if is_chief(strategy):
-                resumes = bool(checkpoints.find_all(model_dir))
+                resumes = bool(checkpoint_files.find_all(model_dir))
                 run_files.open_folder(model_dir, experiment, resumes, allow_config_change)
                 stack.enter_context(run_files.locked(model_dir))
             return _train(job, preemption, with_evaluation=mode == "train_and_eval")
@@ -185,20 +185,21 @@ class _Evaluation:
                 job.trainer.best_checkpoint_eval_metric,
                 job.trainer.best_checkpoint_metric_comp,
             )
+        if is_chief(job.strategy):
+            run_files.write_class_names(job.model_dir, job.task.class_names)
         self.metrics: dict[str, float] = {}  # of the last evaluation
         self._recorded: dict[int, Mapping[str, float | None]] = {
             **read_metrics(job.model_dir, "eval", job.trainer.validation_summary_subdir)
         }
 
-    def run(self, step: int, averages: bool = True) -> bool:
-        """Evaluates the moving averages of the weights, if `averages` and there are some.
+    def run(self, step: int) -> bool:
+        """Evaluates the model, with the optimizer's moving averages as weights if it has some.
 
         Returns:
           Whether a training should go on after it.
         """
         job = self._job
-        optimizer = job.optimizer if averages else None
-        with optimizers.averaged_weights(job.strategy, optimizer, job.model):
+        with optimizers.averaged_weights(job.strategy, job.optimizer, job.model):
             self.metrics = self._loop.run(step)
             if self._best is not None:
                 self._best.update(step, self.metrics)
@@ -240,8 +241,9 @@ class _Evaluation:
     def run_checkpoint(self, path: str) -> None:
         """Evaluates the weights of a checkpoint."""
         job = self._job
-        has_averages = checkpoints.restore_weights(path, job.model, job.optimizer)
-        self.run(checkpoints.step_of(path), averages=has_averages)
+        with job.strategy.scope():
+            restore.restore_weights(path, job.model)
+        self.run(checkpoint_files.step_of(path))
 
 
 def _train(job: _Job, preemption: Preemption, with_evaluation: bool) -> dict[str, float]:
@@ -260,6 +262,7 @@ def _train(job: _Job, preemption: Preemption, with_evaluation: bool) -> dict[str
             optimizers.start_averages(job.optimizer, job.model)
     if is_chief(job.strategy):  # only now: a refused configuration replaces none
         run_files.write(job.model_dir, job.experiment, job.strategy)
+        run_files.write_class_names(job.model_dir, job.task.annotated_class_names())
     first_step = int(manager.step.numpy())
     _log_sizes(job, first_step)
 
@@ -284,8 +287,8 @@ def _train(job: _Job, preemption: Preemption, with_evaluation: bool) -> dict[str
 
 
 def _evaluate_chosen(job: _Job, selection: str) -> dict[str, float]:
-    paths = checkpoints.choose(job.model_dir, selection)
-    job.build(with_optimizer=job.trainer.optimizer_config.ema is not None)
+    paths = checkpoint_files.choose(job.model_dir, selection)
+    job.build(with_optimizer=False)
     evaluation = _Evaluation(job, keep_best=False)
     for path in paths:
         evaluation.run_checkpoint(path)
@@ -293,14 +296,16 @@ def _evaluate_chosen(job: _Job, selection: str) -> dict[str, float]:
 
 
 def _evaluate_each(job: _Job) -> dict[str, float]:
-    job.build(with_optimizer=job.trainer.optimizer_config.ema is not None)
+    job.build(with_optimizer=False)
     evaluation = _Evaluation(job)
     done, timeout = evaluation.recorded_steps, job.trainer.continuous_eval_timeout
     for path in checkpoints.follow(job.model_dir, job.trainer.train_steps, timeout, done):
         try:
             evaluation.run_checkpoint(path)
         except UserError as error:
-            if tf.io.gfile.exists(f"{path}.index") and not isinstance(error, DamagedCheckpoint):
+            if tf.io.gfile.exists(f"{path}.index") and not isinstance(
+                error, restore.DamagedCheckpoint
+            ):
                 raise
             logging.warning("%s was deleted or damaged before it could be evaluated", path)
     if not evaluation.metrics and not done:

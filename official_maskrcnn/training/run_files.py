@@ -1,4 +1,4 @@
-"""The files in which a run describes itself: params.yaml and run.json."""
+"""The files in which a run describes itself: params.yaml, run.json and categories.json."""
 
 import contextlib
 import datetime
@@ -10,7 +10,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -21,10 +21,12 @@ from official_maskrcnn.configs import display, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.training import environment, gin_bindings
+from official_maskrcnn.tasks import gin_bindings
+from official_maskrcnn.tasks.model_dir import CATEGORIES, PARAMS, RECORD
+from official_maskrcnn.training import environment
 from official_maskrcnn.training.checkpoints import write_text
 
-_PARAMS, _RECORD, _LOCK = "params.yaml", "run.json", ".lock"
+_LOCK = ".lock"
 # What a training keeps from its first step to its last: else its figures describe no configuration.
 _FIXED = (
     *("task.model.*", "task.losses.*", "task.train_data.*", "task.freeze_backbone"),
@@ -51,7 +53,7 @@ def open_folder(
       UserError: model_dir cannot be created, what is in it cannot be read, or the training would
         go on with another architecture, other data or another objective.
     """
-    path = os.path.join(model_dir, _PARAMS)
+    path = os.path.join(model_dir, PARAMS)
     with _readable_faults(model_dir):
         tf.io.gfile.makedirs(model_dir)
         if not tf.io.gfile.exists(path):
@@ -109,14 +111,28 @@ def write(model_dir: str, experiment: ExperimentConfig, strategy: tf.distribute.
     Raises:
       UserError: model_dir cannot be written to.
     """
-    path = os.path.join(model_dir, _RECORD)
+    path = os.path.join(model_dir, RECORD)
     start = describe(experiment, strategy)
     with _readable_faults(model_dir):
-        loading.save_params(experiment, os.path.join(model_dir, _PARAMS))
+        loading.save_params(experiment, os.path.join(model_dir, PARAMS))
         if tf.io.gfile.exists(path):
             last = json.loads(_read(path))
             start["earlier"] = [*last.pop("earlier", []), last]
         write_text(path, json.dumps(start, indent=2))
+
+
+def write_class_names(model_dir: str, names: Mapping[int, str]) -> None:
+    """Writes categories.json, in the form of COCO's categories, unless it is there.
+
+    Raises:
+      UserError: model_dir cannot be written to.
+    """
+    path = os.path.join(model_dir, CATEGORIES)
+    with _readable_faults(model_dir):
+        if names and not tf.io.gfile.exists(path):
+            tf.io.gfile.makedirs(model_dir)
+            entries = [{"id": number, "name": name} for number, name in sorted(names.items())]
+            write_text(path, json.dumps(entries, indent=1))
 
 
 def describe(experiment: ExperimentConfig, strategy: tf.distribute.Strategy) -> dict[str, Any]:
@@ -139,7 +155,7 @@ def _readable_faults(model_dir: str) -> Iterator[None]:
         yield
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{_PARAMS} or {_RECORD} in {model_dir} is damaged; mend it or delete it: {error}"
+            f"{PARAMS} or {RECORD} in {model_dir} is damaged; mend it or delete it: {error}"
         ) from error
     except (OSError, tf.errors.OpError) as error:
         message = getattr(error, "message", error)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 import zlib
 
 import cv2
@@ -185,6 +186,14 @@ def _entry(image_id, name, height=HEIGHT, width=WIDTH, **more) -> dict:
     return {"id": image_id, "file_name": name, "height": height, "width": width, **more}
 
 
+def _png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG, which a reader trusts for the size of what would follow."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(chunk))
+    data = struct.pack(">I", 9) + b"IDAT"
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + crc + data
+
+
 def test_faulty_images(tmp_path):
     folder = tmp_path / "images"
     for i in (1, 2, 4, 5):
@@ -210,8 +219,10 @@ def test_faulty_images(tmp_path):
         {"id": 9},
         "10.jpg",
         _entry(11, "\0.jpg"),
+        _entry(12, "12.png"),
     ]
-    assert len(IMAGE_KINDS) == 7
+    (folder / "12.png").write_bytes(_png_header(1 << 16, 1 << 15))
+    assert len(IMAGE_KINDS) == 8
     # An RLE of the size that the file was said to have does not fit the file.
     wrong = annotation(104, image_id=4, segmentation=_rle(size=(HEIGHT + 1, WIDTH)), iscrowd=1)
     good = [annotation(100 + i, image_id=i) for i in range(1, 9) if i != 4]
@@ -220,6 +231,7 @@ def test_faulty_images(tmp_path):
     assert faults.ids("truncated_image", IMAGE_LEFT_OUT) == [2, 8]
     assert faults.ids("missing_image", IMAGE_LEFT_OUT) == [3, 7, 11]
     assert faults.ids("undecodable_image", IMAGE_LEFT_OUT) == [6]
+    assert faults.ids("oversized_image", IMAGE_LEFT_OUT) == [12]
     assert faults.ids("image_size_differs", MENDED) == [4]
     assert faults.ids("wrong_size_rle", MASK_DROPPED) == [104]
     assert faults.ids("missing_image_size", MENDED) == [5]

@@ -11,7 +11,7 @@ from official_maskrcnn.configs.loading import load_experiment
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling.heads import MASK_HEADS, MaskNetwork
-from official_maskrcnn.training import gin_bindings
+from official_maskrcnn.tasks import gin_bindings
 
 with light_imports():
     from official.modeling.optimization import optimizer_factory

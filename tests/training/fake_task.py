@@ -72,6 +72,9 @@ class FakeTask:
     width: int = 4
     class_names: Mapping[int, str] = dataclasses.field(default_factory=lambda: {1: "blob"})
 
+    def annotated_class_names(self) -> Mapping[int, str]:
+        return self.class_names
+
     def count_examples(self) -> int:
         return 100
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.modeling import checkpoint_files, restore
 from official_maskrcnn.training import checkpoints
 from official_maskrcnn.training import optimizer as optimizers
 from tests.training.fake_task import FakeTask, make_experiment
@@ -109,9 +110,9 @@ def test_fewer_or_more_layers_are_refused(tmp_path: pathlib.Path) -> None:
 
     path = tf.train.Checkpoint(model=model(2)).write(str(tmp_path / "ckpt-1"))
     with pytest.raises(UserError, match=r"layer_with_weights-2/kernel \[3, 3\] is not in the ch"):
-        checkpoints.restore_weights(path, model(3))
+        restore.restore_weights(path, model(3))
     with pytest.raises(UserError, match=r"layer_with_weights-1/kernel \[3, 3\] is only in the ch"):
-        checkpoints.restore_weights(path, model(1))
+        restore.restore_weights(path, model(1))
 
 
 def test_another_optimizer_is_refused(tmp_path: pathlib.Path) -> None:
@@ -210,7 +211,7 @@ def test_follow_yields_each_checkpoint_once_and_ends_with_the_last(
 
     writer = threading.Thread(target=write)
     writer.start()
-    steps = [checkpoints.step_of(path) for path in checkpoints.follow(str(tmp_path), 12, 30.0)]
+    steps = [checkpoint_files.step_of(path) for path in checkpoints.follow(str(tmp_path), 12, 30.0)]
     writer.join()
     assert steps[-1] == 12
     assert steps == sorted(set(steps)) and set(steps) <= {4, 8, 12}

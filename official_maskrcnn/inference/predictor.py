@@ -1,0 +1,198 @@
+"""One object that a trained model is used by."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from official_maskrcnn.configs.model import DeepMaskHeadRCNN
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.inference import images as image_files
+from official_maskrcnn.inference.detections import Detections
+from official_maskrcnn.inference.graphs import InferenceGraphs
+from official_maskrcnn.inference.trained_model import load_trained_model
+
+_MAX_BOXES_AT_A_TIME = 128  # through the mask head
+
+
+class Predictor:
+    """Finds objects in images, and the masks of given boxes.
+
+        predictor = official_maskrcnn.Predictor("runs/mine")
+        detections = predictor("photograph.jpg").above(0.5)
+        picture = detections.draw(predictor.read("photograph.jpg"))
+
+    One graph serves images of all sizes; memory does not grow with the number of calls. Calls from
+    several threads are safe.
+
+    Attributes:
+      config: of the model.
+      class_names: by category id; empty if the model does not know them.
+      path: of the model.
+      checkpoint: whose weights it has.
+      precision: in which its layers compute.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        checkpoint: str = "best",
+        precision: str | None = None,
+        min_score: float = 0.0,
+    ):
+        """Loads a model.
+
+        Args:
+          path: the model_dir of a training.
+          checkpoint: best (the latest one if none was kept as the best), latest, a step, or a path.
+          precision: of the layers: float32, bfloat16 or auto; None for that of the training.
+          min_score: detections of a lower score are not looked for, which saves time; at least the
+            model's own detection_generator.pre_nms_score_threshold.
+
+        Raises:
+          UserError: there is no model at `path`.
+        """
+        trained = load_trained_model(os.fspath(path), checkpoint, precision, min_score)
+        self.config: DeepMaskHeadRCNN = trained.experiment.task.model
+        self.class_names = trained.class_names
+        self.path, self.checkpoint = os.fspath(path), trained.checkpoint
+        self.precision = trained.precision
+        self._graphs = InferenceGraphs(trained.model, tf.as_dtype(trained.precision))
+
+    @staticmethod
+    def read(source: Any) -> np.ndarray:
+        """The pixels that a call with the same source sees: uint8 [h, w, 3], RGB.
+
+        Args:
+          source: a path, the content of an image file, a Pillow image, or an array of pixels. What
+            comes from a file is turned upright by its EXIF orientation.
+
+        Raises:
+          ImageFault: of a file, see `inference.images`.
+          ValueError: pixels of another shape or type.
+        """
+        if isinstance(source, bytes | bytearray | memoryview):
+            return image_files.decode(bytes(source))
+        if isinstance(source, str | os.PathLike):
+            return image_files.decode(image_files.read_file(source))
+        return image_files.as_rgb(source)
+
+    def __call__(self, image: Any) -> Detections:
+        """The objects in one image; `image` as in `read`."""
+        return self.predict([image])[0]
+
+    def predict(self, images: Sequence[Any]) -> list[Detections]:
+        """The objects in several images, which may differ in size, in one batch.
+
+        Args:
+          images: as in `read`.
+        """
+        if not images:
+            return []
+        inputs, info, sizes = self._prepare(images)
+        outputs = {name: value.numpy() for name, value in self._graphs.detect(inputs, info).items()}
+        return list(self._split(outputs, sizes))
+
+    def segment(
+        self, image: Any, boxes: Any, classes: Sequence[int | str] | None = None
+    ) -> Detections:
+        """The masks of given boxes of an image, each in its place, with score 1.
+
+        Args:
+          image: as in `read`.
+          boxes: [n, 4] (ymin, xmin, ymax, xmax) in pixels of the image; they may reach over its
+            edges.
+          classes: n ids or names. A class-agnostic mask head needs none, and they are 0 then.
+
+        Raises:
+          UserError: the model has no masks; its mask head needs classes, or does not know them; or
+            the boxes are not boxes in the image.
+        """
+        pixels = self.read(image)
+        boxes = self._check_boxes(boxes, pixels.shape[:2])
+        class_ids = self._class_ids(classes, len(boxes))
+        inputs, info, sizes = self._prepare([pixels])
+        side = self.config.mask_roi_aligner.crop_size * self.config.mask_head.upsample_factor
+        crops, outer = [np.zeros([0, side, side], np.float32)], [np.zeros([0, 4], np.float32)]
+        for start in range(0, len(boxes), _MAX_BOXES_AT_A_TIME):
+            part = slice(start, start + _MAX_BOXES_AT_A_TIME)
+            indices = np.zeros(len(boxes[part]), np.int32)
+            masks, mask_boxes = self._graphs.segment(
+                inputs, info, boxes[part], indices, class_ids[part].astype(np.int32)
+            )
+            crops.append(masks.numpy())
+            outer.append(mask_boxes.numpy())
+        return Detections(
+            boxes,
+            class_ids,
+            np.ones(len(boxes), np.float32),
+            self.class_names,
+            sizes[0],
+            np.concatenate(crops),
+            np.concatenate(outer),
+        )
+
+    def class_id(self, name: int | str) -> int:
+        """The id of a class, given its id or its name.
+
+        Raises:
+          UserError: the model has no such class.
+        """
+        if isinstance(name, int | np.integer):
+            known = 0 < name < self.config.num_classes
+            found = [int(name)] if known else []
+        else:
+            found = [number for number, text in self.class_names.items() if text == name]
+        if not found:
+            known_names = ", ".join(self.class_names.values()) or "names are not known; give ids"
+            raise UserError(f"the model has no class {name!r} (it has: {known_names})")
+        return found[0]
+
+    def _prepare(self, images: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor, list[tuple[int, int]]]:
+        pixels = [self.read(image) for image in images]
+        prepared = [self._graphs.prepare(image) for image in pixels]
+        inputs, info = (tf.stack(parts) for parts in zip(*prepared, strict=True))
+        return inputs, info, [image.shape[:2] for image in pixels]
+
+    def _split(
+        self, outputs: dict[str, np.ndarray], sizes: Sequence[tuple[int, int]]
+    ) -> Iterator[Detections]:
+        for i, size in enumerate(sizes):
+            real = slice(0, int(outputs["num_detections"][i]))
+            own = {name: values[i][real] for name, values in outputs.items() if values.ndim > 1}
+            yield Detections(
+                own["detection_boxes"],
+                own["detection_classes"].astype(np.int64),
+                own["detection_scores"],
+                self.class_names,
+                size,
+                own.get("detection_masks"),
+                own.get("detection_outer_boxes"),
+            )
+
+    def _check_boxes(self, boxes: Any, size: tuple[int, int]) -> np.ndarray:
+        if not self.config.include_mask:
+            raise UserError("the model has no masks (task.model.include_mask is false)")
+        boxes = np.asarray(boxes, np.float32).reshape([-1, 4])
+        y1, x1, y2, x2 = np.clip(boxes, 0, [*size, *size]).T
+        bad = np.flatnonzero(~((y2 > y1) & (x2 > x1)))  # NaN too
+        if len(bad):
+            raise UserError(
+                f"box {bad[0]} is {boxes[bad[0]].tolist()}, which is no (ymin, xmin, ymax, xmax) "
+                f"within an image of {size[0]} x {size[1]} pixels"
+            )
+        return boxes
+
+    def _class_ids(self, classes: Sequence[int | str] | None, count: int) -> np.ndarray:
+        if classes is None:
+            if not self.config.mask_head.class_agnostic and count:
+                raise UserError(
+                    "the mask head has a mask for each class (class_agnostic is false): say the "
+                    "class of each box"
+                )
+            return np.zeros(count, np.int64)
+        if len(classes) != count:
+            raise UserError(f"{count} boxes, but {len(classes)} classes")
+        return np.array([self.class_id(name) for name in classes], np.int64)

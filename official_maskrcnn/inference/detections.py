@@ -11,6 +11,8 @@ from pycocotools import mask as coco_mask
 from official_maskrcnn.evaluation import pasting
 from official_maskrcnn.ops import drawing
 
+_SHOWN = 5  # detections in words
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detections:
@@ -44,9 +46,11 @@ class Detections:
 
     def __repr__(self) -> str:
         found = ", ".join(
-            f"{name} {score:.2f}" for name, score in zip(self.names[:5], self.scores, strict=False)
+            f"{name} {score:.2f}"
+            for name, score in zip(self.names[:_SHOWN], self.scores, strict=False)
         )
-        return f"<{len(self)} detections: {found}{', ...' if len(self) > 5 else ''}>"
+        more = ", ..." if len(self) > _SHOWN else ""
+        return f"<{len(self)} detections{': ' if found else ''}{found}{more}>"
 
     @property
     def names(self) -> list[str]:

@@ -56,8 +56,9 @@ def decode(encoded: bytes, upright: bool = True, max_pixels: int = MAX_PIXELS) -
       ImageFault: "truncated_image", "undecodable_image" or "oversized_image".
     """
     picture = open_image(encoded, max_pixels)
-    orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) if upright else 1
     stored = check_image(encoded)
+    # Only now: the EXIF data of a PNG may stand behind its pixels.
+    orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) if upright else 1
     try:
         image = tf.io.decode_image(stored.encoded, channels=3, expand_animations=False).numpy()
     except tf.errors.InvalidArgumentError as error:

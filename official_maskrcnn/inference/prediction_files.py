@@ -248,17 +248,15 @@ def _read_ahead(
 
 
 def read_journal(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Entries of a journal up to a broken one, each with the place in the file behind it."""
+    """Entries of a journal that are whole, each with the place in the file behind it."""
     end = 0
     if path.exists():
         with path.open("rb") as file:
             for line in file:
-                try:
-                    entry = json.loads(line)
-                except ValueError:  # killed while it was written
+                if not line.endswith(b"\n"):  # killed while it was written
                     return
                 end += len(line)
-                yield entry, end
+                yield json.loads(line), end
 
 
 def _write_results(folder: pathlib.Path, predictor: Predictor) -> tuple[int, int]:

@@ -1,0 +1,188 @@
+"""Many images: what is written, what becomes of broken ones, and how a stopped run goes on."""
+
+import json
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.inference.boxes_file import read_boxes
+from official_maskrcnn.inference.image_list import find_images
+from official_maskrcnn.inference.prediction_files import JOURNAL, Options, predict_files
+from official_maskrcnn.ops.drawing import write_image
+from tests.inference.fake_predictor import FakePredictor, draw
+
+_RECTANGLES = {
+    "1.png": [(2, 3, 20, 30, 1), (25, 5, 40, 15, 2)],
+    "2.png": [(5, 5, 30, 50, 3)],
+    "3.png": [],
+    "4.png": [(0, 0, 48, 64, 1), (8, 8, 16, 24, 2), (20, 20, 28, 40, 2)],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / "images").mkdir()
+    for name, rectangles in _RECTANGLES.items():
+        write_image(str(tmp_path / "images" / name), draw(rectangles, (48, 64)))
+    return tmp_path
+
+
+def _predict(folder: pathlib.Path, options: Options | None = None, predictor=None, boxes=None):
+    images = find_images(str(folder / "images"))
+    options = options or Options(overlays=False)
+    predictor = predictor or FakePredictor()
+    output = str(folder / "out")
+    return predict_files(predictor, images, output, options, boxes, progress=False)
+
+
+def _results(folder: pathlib.Path) -> list[dict]:
+    return json.loads((folder / "out" / "submission.json").read_text())
+
+
+def test_results_pictures_and_masks(folder: pathlib.Path):
+    outcome = _predict(folder, Options(mask_pngs=True, batch_size=3))
+    assert (outcome.images, outcome.detections, outcome.faults) == (4, 6, {})
+    expected = [
+        (int(name[0]), number, [x1, y1, x2 - x1, y2 - y1])
+        for name, rectangles in _RECTANGLES.items()
+        for y1, x1, y2, x2, number in rectangles
+    ]
+    got = [(r["image_id"], r["category_id"], r["bbox"]) for r in _results(folder)]
+    assert got == expected
+    for result in _results(folder):
+        x, y, width, height = (int(v) for v in result["bbox"])
+        mask = coco_mask.decode(result["segmentation"])
+        assert mask.sum() == width * height and mask[y : y + height, x : x + width].all()
+    listed = json.loads((folder / "out" / "images.json").read_text())
+    assert listed["images"][1] == {"id": 2, "file_name": "2.png", "height": 48, "width": 64}
+    assert listed["categories"][0] == {"id": 1, "name": "red"}
+    pictures = sorted(p.name for p in (folder / "out" / "overlays").iterdir())
+    assert pictures == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    masks = sorted(p.name for p in (folder / "out" / "masks" / "4").iterdir())
+    assert masks == ["001_red.png", "002_green.png", "003_green.png"]
+    mask = cv2.imread(str(folder / "out" / "masks" / "4" / "002_green.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.max() == 255 and (mask > 0).sum() == 8 * 16 * (3 if mask.ndim == 3 else 1)
+
+
+def test_scores_and_classes_that_are_kept(folder: pathlib.Path):
+    _predict(folder, Options(overlays=False, score=0.979, class_ids=(2, 3)))
+    assert [(r["image_id"], r["category_id"]) for r in _results(folder)] == [(2, 3)]
+    assert _results(folder)[0]["score"] == pytest.approx(250 / 255, abs=1e-6)
+
+
+def test_a_broken_image_is_named_and_left_out(folder: pathlib.Path):
+    path = folder / "images" / "2.png"
+    path.write_bytes(path.read_bytes()[:40])
+    (folder / "images" / "5.jpg").write_bytes(b"no image")
+    outcome = _predict(folder)
+    assert outcome.images == 3
+    kinds = {pathlib.Path(path).name: kind for path, kind in outcome.faults.items()}
+    assert kinds["5.jpg"] == "undecodable_image" and kinds.keys() == {"2.png", "5.jpg"}
+    assert {r["image_id"] for r in _results(folder)} == {1, 4}
+    # Mended, it is looked at by the next call, and the others are not again.
+    write_image(str(path), draw(_RECTANGLES["2.png"], (48, 64)))
+    predictor = FakePredictor()
+    outcome = _predict(folder, predictor=predictor)
+    assert predictor.batches == [1] and outcome.images == 4
+    assert {r["image_id"] for r in _results(folder)} == {1, 2, 4}
+
+
+@pytest.mark.parametrize("cut", [1, 30, 300])
+def test_a_stopped_run_goes_on_behind_its_last_whole_line(folder: pathlib.Path, cut: int):
+    _predict(folder)
+    whole = _results(folder)
+    journal = folder / "out" / JOURNAL
+    content = journal.read_bytes()
+    journal.write_bytes(content[:-cut])  # killed while it wrote
+    (folder / "out" / "submission.json").unlink()
+    predictor = FakePredictor()
+    assert _predict(folder, predictor=predictor).images == 4
+    assert sum(predictor.batches) >= 1
+    assert _results(folder) == whole and journal.read_bytes() == content
+    assert _predict(folder, predictor=FakePredictor()).detections == len(whole)
+
+
+def test_a_finished_run_looks_at_nothing_again(folder: pathlib.Path):
+    _predict(folder)
+    predictor = FakePredictor()
+    outcome = _predict(folder, predictor=predictor)
+    assert predictor.batches == [] and outcome.images == 4
+
+
+def test_other_options_or_models_are_not_mixed(folder: pathlib.Path):
+    _predict(folder)
+    with pytest.raises(UserError, match="holds predictions with another score: give another"):
+        _predict(folder, Options(overlays=False, score=0.5))
+    predictor = FakePredictor()
+    predictor.checkpoint = "/models/fake/ckpt-2"
+    with pytest.raises(UserError, match="another checkpoint"):
+        _predict(folder, predictor=predictor)
+
+
+def test_a_folder_that_cannot_be_written(folder: pathlib.Path):
+    (folder / "out").write_text("a file")
+    with pytest.raises(UserError, match="cannot write to"):
+        _predict(folder)
+
+
+def test_masks_of_given_boxes(folder: pathlib.Path):
+    entries = [
+        {"image_id": 1, "bbox": [10, 4, 20, 8], "category_id": 3, "score": 0.25},
+        {"image_id": 1, "bbox": [0, 0, 5, 6]},
+        {"image_id": 4, "bbox": [40.5, 20, 10, 10], "category_id": 1},
+    ]
+    (folder / "boxes.json").write_text(json.dumps(entries))
+    _predict(folder, boxes=read_boxes(folder / "boxes.json"))
+    got = [(r["image_id"], r["category_id"], r["bbox"], r["score"]) for r in _results(folder)]
+    assert got == [
+        (1, 3, [10, 4, 20, 8], 0.25),
+        (1, 0, [0, 0, 5, 6], 1.0),
+        (4, 1, [40.5, 20, 10, 10], 1.0),
+    ]
+    assert coco_mask.area(_results(folder)[0]["segmentation"]) == 160
+
+
+def test_boxes_of_a_class_specific_head_go_by_the_names_of_the_file(folder: pathlib.Path):
+    content = {
+        "images": [{"id": 2, "file_name": "2.png"}],
+        "annotations": [{"id": 1, "image_id": 2, "category_id": 9, "bbox": [1, 2, 30, 20]}],
+        "categories": [{"id": 9, "name": "green"}],
+    }
+    seen = []
+
+    class Predictor(FakePredictor):
+        def segment(self, image, boxes, classes=None):
+            seen.append(classes)
+            return super().segment(image, boxes, classes)
+
+    (folder / "boxes.json").write_text(json.dumps(content))
+    boxes = read_boxes(folder / "boxes.json")
+    _predict(folder, predictor=Predictor(class_agnostic=False), boxes=boxes)
+    assert seen.count(["green"]) == 1
+    assert [r["category_id"] for r in _results(folder)] == [9]  # as in the file
+
+
+def test_faulty_boxes_are_named(tmp_path: pathlib.Path):
+    path = tmp_path / "boxes.json"
+    for content, message in (
+        ([{"image_id": 1, "bbox": [1, 2, 3]}], "entry 0 needs an image_id and a bbox"),
+        ([{"bbox": [1, 2, 3, 4]}], "entry 0 needs an image_id and a bbox"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, float("nan")]}], "entry 0 needs"),
+        ({"boxes": []}, "neither a COCO annotation file nor a list of boxes"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            read_boxes(path)
+
+
+def test_overlays_of_names_with_folders(folder: pathlib.Path):
+    nested = folder / "images" / "more"
+    nested.mkdir()
+    write_image(str(nested / "1.png"), draw([(0, 0, 9, 9, 1)], (20, 20)))
+    _predict(folder, Options())
+    assert (folder / "out" / "overlays" / "more" / "1.jpg").exists()
+    assert np.unique([r["image_id"] for r in _results(folder)]).tolist() == [1, 2, 4, 5]

@@ -140,10 +140,10 @@ def _add_annotate(parser: VerbParser) -> None:
         "A class-agnostic mask head does so for objects of any class. All else in the file stays\n"
         "as it is; annotations that got a mask say so: is_predicted.",
         (
-            "--model runs/nuts --boxes boxes.json --image_dir ../shared/data/nuts/images "
-            "--output filled.json",
-            "--model runs/nuts --boxes boxes.json --image_dir ../shared/data/nuts/images "
-            "--output filled.json --polygons",
+            "--model runs/nuts --boxes ../shared/data/nuts/instances_val.json "
+            "--image_dir ../shared/data/nuts/images --output runs/filled.json --replace",
+            "--model runs/first --boxes runs/shapes/instances.json "
+            "--image_dir runs/shapes/images --output runs/polygons.json --replace --polygons",
         ),
     )
     add_model(verb)

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data import parallel
 from official_maskrcnn.data.images import ImageFault
+from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.files import write_json_list
 from official_maskrcnn.inference import images as image_files
@@ -107,7 +108,11 @@ def predict_files(
     }
     outcome = Outcome()
     run = _Run(predictor, folder, options, boxes)
-    with _readable_faults(output), run.journal(header) as (file, done):
+    with (
+        _readable_faults(output),
+        only_process(_created(folder), f"{{owner}} is predicting into {output}"),
+        run.journal(header) as (file, done),
+    ):
         left = [image for image in images if image.path not in done]
         written = run.predict(left, outcome.faults)
         for line in parallel.track(written, len(left), "Predicting", progress):
@@ -131,7 +136,6 @@ class _Run:
     @contextlib.contextmanager
     def journal(self, header: dict[str, Any]) -> Iterator[tuple[IO[str], set[str]]]:
         """The file of what is done, to write on, and the paths that are in it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / JOURNAL
         done: set[str] = set()
         whole = 0  # bytes of the file that are whole lines
@@ -276,6 +280,11 @@ def _write_results(folder: pathlib.Path, predictor: Predictor) -> tuple[int, int
     text = json.dumps({"images": listed, "annotations": [], "categories": categories}, indent=1)
     (folder / "images.json").write_text(text, encoding="utf-8")
     return counts["images"], counts["detections"]
+
+
+def _created(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextlib.contextmanager

@@ -2,12 +2,10 @@
 
 import contextlib
 import datetime
-import fcntl
 import fnmatch
 import hashlib
 import json
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +18,13 @@ from absl import logging
 from official_maskrcnn.configs import display, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.task import DataConfig
+from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.tasks import gin_bindings
 from official_maskrcnn.tasks.model_dir import CATEGORIES, PARAMS, RECORD
 from official_maskrcnn.training import environment
 from official_maskrcnn.training.checkpoints import write_text
 
-_LOCK = ".lock"
 # What a training keeps from its first step to its last: else its figures describe no configuration.
 _FIXED = (
     *("task.model.*", "task.losses.*", "task.train_data.*", "task.freeze_backbone"),
@@ -88,18 +86,8 @@ def locked(model_dir: str) -> Iterator[None]:
     if "://" in model_dir:
         yield
         return
-    with open(os.path.join(model_dir, _LOCK), "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"process {file.read().strip() or 'of another machine'} is training in "
-                f"{model_dir}: wait for its end, stop it, or take another model_dir"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
+    refusal = f"{{owner}} is training in {model_dir}: wait for its end, stop it, or take another"
+    with only_process(model_dir, refusal):
         yield
 
 

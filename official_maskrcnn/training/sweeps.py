@@ -14,9 +14,7 @@ import contextlib
 import dataclasses
 import datetime
 import enum
-import fcntl
 import json
-import os
 import pathlib
 import shlex
 import signal
@@ -28,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from official_maskrcnn.configs import display, loading
 from official_maskrcnn.configs.overrides import Fault
 from official_maskrcnn.configs.sweep import Run, shared_faults
+from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.training import sweep_process
 from official_maskrcnn.training.sweep_executors import Executor, Process
@@ -130,7 +129,12 @@ def run_sweep(
         have ended.
     """
     jobs = [Job(run, output / run.name) for run in runs]
-    with _only_runner(output), _stop_signals() as signals:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error}") from error
+    refusal = f"{{owner}} runs a sweep in {output}: wait for its end, or stop it"
+    with only_process(output, refusal), _stop_signals() as signals:
         _prepare(jobs)
         queue = deque(job for job in jobs if job.state is State.WAITING)
         running: list[Job] = []
@@ -246,26 +250,6 @@ def _stop(running: Sequence[Job], signals: Sequence[int], watch: Callable[[], No
                 job.process.kill()
         watch()
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-@contextlib.contextmanager
-def _only_runner(output: pathlib.Path) -> Iterator[None]:
-    """Holds the folder's lock, which the system frees if this process dies."""
-    with contextlib.ExitStack() as stack:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(output / ".lock", "a+", encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"cannot write to {output}: {error}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise UserError(f"another sweep runs in {output}: {file.read().strip()}") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Many images: what is written, what becomes of broken ones, and how a stopped run goes on."""
 
 import json
+import os
 import pathlib
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.boxes_file import read_boxes
 from official_maskrcnn.inference.image_list import find_images
@@ -121,6 +123,15 @@ def test_other_options_or_models_are_not_mixed(folder: pathlib.Path):
     predictor.checkpoint = "/models/fake/ckpt-2"
     with pytest.raises(UserError, match="another checkpoint"):
         _predict(folder, predictor=predictor)
+
+
+def test_one_process_in_a_folder(folder: pathlib.Path):
+    (folder / "out").mkdir()
+    with (
+        only_process(folder / "out", ""),
+        pytest.raises(UserError, match=rf"process {os.getpid()} on .* is predicting into"),
+    ):
+        _predict(folder)
 
 
 def test_a_folder_that_cannot_be_written(folder: pathlib.Path):

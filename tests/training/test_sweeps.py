@@ -17,6 +17,7 @@ import pytest
 import rich.console
 
 from official_maskrcnn.configs.sweep import Run, Sweep, load_sweep
+from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.training import progress, sweep_executors, sweep_process, sweeps
 from official_maskrcnn.training.sweep_executors import LocalExecutor
@@ -168,8 +169,8 @@ def test_other_configurations_are_refused_with_the_differences_all_at_once(sweep
 
 def test_one_runner_in_a_folder(sweep, tmp_path):
     with (
-        sweeps._only_runner(tmp_path),
-        pytest.raises(UserError, match=rf"another sweep runs in .*: process {os.getpid()} on"),
+        only_process(tmp_path, ""),
+        pytest.raises(UserError, match=rf"process {os.getpid()} on .* runs a sweep in"),
     ):
         run_sweep(sweep.runs, tmp_path, LocalExecutor(1), 0, command=_fake())
     assert len(run_sweep(sweep.runs[:1], tmp_path, LocalExecutor(1), 0, command=_fake())) == 1

@@ -6,18 +6,17 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from official_maskrcnn.tasks.metrics_file import metrics_path
 
 
 class MetricsLog:
     """Appends to `metrics.jsonl` and to TensorBoard files; everything is flushed at once.
 
-    A line of `metrics.jsonl` is a JSON object: time (seconds since 1970), step, phase (train or
-    eval) and the metrics by name, null where they are no finite number. The file only ever grows:
-    after a restart a step can come twice, and the later line counts.
+    `tasks.metrics_file` says what is in the file, and reads it.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class MetricsLog:
           is_training: whether this process trains; one that only evaluates has a metrics.jsonl in
             eval_folder, since two processes cannot share one where a bucket has no appending.
         """
-        self._path = _path(model_dir, "" if is_training else eval_folder)
+        self._path = metrics_path(model_dir, "" if is_training else eval_folder)
         self._folders = {"train": "train", "eval": eval_folder}
         self._folders = {
             phase: os.path.join(model_dir, folder) for phase, folder in self._folders.items()
@@ -82,36 +81,6 @@ class MetricsLog:
                     file.seek(size - 1)
                     return file.read(1) != b"\n"
         return False
-
-
-def read_metrics(
-    model_dir: str, phase: str, eval_folder: str = "validation"
-) -> dict[int, dict[str, float | None]]:
-    """Step to metrics of one phase (train or eval) of a model_dir, in the order of the steps.
-
-    Those of a training and of jobs that evaluate beside it; of a step's lines the latest counts,
-    and half-written ones do not. Empty if there is none.
-    """
-    lines: list[dict[str, Any]] = []
-    for folder in ("", eval_folder):
-        with (
-            contextlib.suppress(tf.errors.NotFoundError),
-            tf.io.gfile.GFile(_path(model_dir, folder)) as file,
-        ):
-            for text in file:
-                with contextlib.suppress(json.JSONDecodeError):
-                    lines.append(json.loads(text))
-    lines = [line for line in lines if line["phase"] == phase]
-    metrics = {}
-    for line in sorted(lines, key=lambda line: (line["step"], line["time"])):
-        metrics[line["step"]] = {
-            name: value for name, value in line.items() if name not in ("phase", "step", "time")
-        }
-    return metrics
-
-
-def _path(model_dir: str, folder: str) -> str:
-    return os.path.join(model_dir, folder, "metrics.jsonl")
 
 
 def _finite(value: float) -> float | None:

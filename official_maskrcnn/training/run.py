@@ -15,10 +15,11 @@ from official_maskrcnn.configs import checks, durations, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.errors import DATA_FAULT, UserError
 from official_maskrcnn.modeling import checkpoint_files, restore
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import checkpoints, run_files
 from official_maskrcnn.training import optimizer as optimizers
 from official_maskrcnn.training.evaluation_loop import EvaluationLoop
-from official_maskrcnn.training.metrics_log import MetricsLog, read_metrics
+from official_maskrcnn.training.metrics_log import MetricsLog
 from official_maskrcnn.training.preemption import Preempted, Preemption
 from official_maskrcnn.training.protocol import Task
 from official_maskrcnn.training.strategy import (

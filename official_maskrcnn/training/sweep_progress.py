@@ -12,8 +12,8 @@ import rich.table
 import yaml
 from absl import logging
 
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import progress
-from official_maskrcnn.training.metrics_log import read_metrics
 from official_maskrcnn.training.sweeps import Job, Outcome, State, read_outcome
 
 _SECONDS_BETWEEN_TABLES = 2.0

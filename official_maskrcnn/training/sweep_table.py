@@ -18,8 +18,8 @@ import rich.table
 
 from official_maskrcnn.configs.sweep import Row, Run, Sweep
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import sweeps
-from official_maskrcnn.training.metrics_log import read_metrics
 
 _AFTER_METRICS = ("steps", "seconds", "digest")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from official_maskrcnn.training.metrics_log import read_metrics
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training.run import run
 from tests.training.fake_task import FakeTask, make_experiment
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_maskrcnn.data.synthetic import make_synthetic
-from official_maskrcnn.training.metrics_log import read_metrics
+from official_maskrcnn.tasks.metrics_file import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

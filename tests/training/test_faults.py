@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-from official_maskrcnn.training.metrics_log import read_metrics
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from tests.training.small_training import (
     SmallTraining,
     assert_same_trainings,

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from official_maskrcnn.training.metrics_log import read_metrics
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training.preemption import Preempted, Preemption
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]

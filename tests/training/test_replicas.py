@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from official_maskrcnn.training.metrics_log import read_metrics
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from tests.training.replica_run import run_fake_task, written
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]

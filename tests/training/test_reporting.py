@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import rich.console
 
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import progress
-from official_maskrcnn.training.metrics_log import MetricsLog, read_metrics
+from official_maskrcnn.training.metrics_log import MetricsLog
 from official_maskrcnn.training.pictures import PredictionSheet
 from official_maskrcnn.training.trainer import StepMetrics
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import checkpoints, run_files, trainer
-from official_maskrcnn.training.metrics_log import read_metrics
 from official_maskrcnn.training.run import run
 from tests.training.fake_task import FakeTask, make_experiment
 

@@ -36,20 +36,16 @@ _HEADER = (
 
 def _export(path: pathlib.Path, side: str, hourglass: bool, size: int, precision: str) -> None:
     import tensorflow as tf
-    from jax.interpreters import mlir
     from jaxlib import xla_client
-    from jaxlib.mlir.dialects import stablehlo
 
     from official_maskrcnn import precision as precisions
-    from official_maskrcnn.training import tpu_compiler
+    from official_maskrcnn.tasks import stablehlo
 
     with precisions.policy(precision):
         step, arguments = (_ours if side == "ours" else _reference)(hourglass, size, precision)
         function = tf.function(step, jit_compile=True).get_concrete_function(*arguments)
-    hlo = tpu_compiler.lower(function)
-    with mlir.make_ir_context():
-        module = tpu_compiler.to_stablehlo(hlo)
-        code = stablehlo.serialize_portable_artifact(module, stablehlo.get_minimum_version())
+    hlo = stablehlo.lower(function)
+    code = stablehlo.serialize(hlo)
     cost = xla_client._xla.hlo_module_cost_analysis(
         xla_client.make_cpu_client(), xla_client.XlaComputation(hlo).as_hlo_module()
     )

@@ -4,7 +4,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from official_maskrcnn.cli import data, environment, experiments, jobs, predict, sweeps, tpu_check
+from official_maskrcnn.cli import (
+    data,
+    environment,
+    experiments,
+    export,
+    jobs,
+    predict,
+    sweeps,
+    tpu_check,
+)
 from official_maskrcnn.cli.arguments import VerbParser
 from official_maskrcnn.errors import UserError
 
@@ -45,6 +54,6 @@ def command_parser() -> VerbParser:
         "Instance segmentation when boxes are plenty and masks are few.",
         epilog="train.py takes Model Garden's flags: python3 train.py --help",
     )
-    for verbs in (experiments, jobs, predict, sweeps, tpu_check, data, environment):
+    for verbs in (experiments, jobs, predict, export, sweeps, tpu_check, data, environment):
         verbs.add_verbs(parser)
     return parser

@@ -13,8 +13,8 @@ from official_maskrcnn.data import records
 from official_maskrcnn.ops import masks as mask_ops
 
 # Of ImageNet's RGB values in [0, 1], as in tf-models-official.
-_MEAN = (0.485, 0.456, 0.406)
-_STDDEV = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STDDEV = (0.229, 0.224, 0.225)
 
 _MIN_SIDE = 1e-3  # pixels; a clipped box is not thinner, else it is rounding and not an object
 
@@ -174,7 +174,7 @@ def preprocess_image(
     """Image as evaluation and inference feed it: fitted into the network input, normalised.
 
     Args:
-      image: uint8 [h, w, 3], RGB.
+      image: uint8 [h, w, 3], RGB; or the same values in float32.
       input_size: height and width of the network input.
       dtype: of the result.
 
@@ -187,7 +187,7 @@ def preprocess_image(
 
 def denormalize(image: np.ndarray) -> np.ndarray:
     """The inverse of the normalisation: uint8 RGB [..., 3] of a network input, to look at."""
-    pixels = (image.astype(np.float32) * np.array(_STDDEV) + np.array(_MEAN)) * 255.0
+    pixels = (image.astype(np.float32) * np.array(STDDEV) + np.array(MEAN)) * 255.0
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
@@ -283,17 +283,15 @@ def _network_input(
     image = image[:, placement.offset[1] : placement.offset[1] + input_size[1]]
     missing = tf.constant(input_size) - tf.shape(image)[:2]
     image = tf.pad(image, [[0, missing[0]], [0, missing[1]], [0, 0]])
-    return tf.ensure_shape(image, [*input_size, 3])
+    return tf.reshape(image, [*input_size, 3])  # TFLite knows it, and no ensure_shape
 
 
 def _normalize(image: tf.Tensor) -> tf.Tensor:
     """Image [h, w, 3] with values in [0, 255] to zero mean and unit variance."""
     shape = tf.shape(image)
     # A broadcast along whole rows is several times faster than one along the 3 channels.
-    scale = tf.tile([1.0 / (255.0 * stddev) for stddev in _STDDEV], shape[1:2])
-    shift = tf.tile(
-        [mean / stddev for mean, stddev in zip(_MEAN, _STDDEV, strict=True)], shape[1:2]
-    )
+    scale = tf.tile([1.0 / (255.0 * stddev) for stddev in STDDEV], shape[1:2])
+    shift = tf.tile([mean / stddev for mean, stddev in zip(MEAN, STDDEV, strict=True)], shape[1:2])
     rows = tf.cast(tf.reshape(image, [shape[0], shape[1] * 3]), tf.float32)
     return tf.reshape(rows * scale - shift, shape)
 

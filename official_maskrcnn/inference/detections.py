@@ -29,7 +29,7 @@ class Detections:
       mask_crops: float32 [n, s, s], probabilities relative to `mask_boxes`; None where there are no
         masks, or `merged_masks`.
       mask_boxes: float32 [n, 4]; None for `boxes`.
-      merged_masks: n compressed RLEs in place of crops, of an image that was seen in tiles.
+      merged_masks: n compressed RLEs of the image's size in place of crops.
     """
 
     boxes: np.ndarray
@@ -151,6 +151,41 @@ class Detections:
         ]
         masks = (coco_mask.decode(rle) > 0 for rle in self.rles) if self.has_masks else None
         return drawing.draw_instances(image, self.boxes, masks, labels)
+
+
+def from_outputs(
+    outputs: Mapping[str, np.ndarray],
+    image_sizes: Sequence[tuple[int, int]],
+    class_names: Mapping[int, str],
+) -> list[Detections]:
+    """What a model's outputs say of each image.
+
+    Args:
+      outputs: of `MaskRCNN.call` for a batch; masks may be pasted, uint8 [b, d, h, w].
+      image_sizes: height and width of each image.
+      class_names: by id.
+    """
+    found = []
+    for i, size in enumerate(image_sizes):
+        real = slice(0, int(outputs["num_detections"][i]))
+        own = {name: values[i][real] for name, values in outputs.items() if values.ndim > 1}
+        masks, pasted = own.get("detection_masks"), None
+        if masks is not None and masks.dtype == np.uint8:
+            pasted = coco_mask.encode(np.asfortranarray(np.moveaxis(masks, 0, -1)))
+            masks = None
+        found.append(
+            Detections(
+                own["detection_boxes"],
+                own["detection_classes"].astype(np.int64),
+                own["detection_scores"],
+                class_names,
+                size,
+                masks,
+                own.get("detection_outer_boxes"),
+                pasted,
+            )
+        )
+    return found
 
 
 def _as_text(counts: bytes | str) -> str:

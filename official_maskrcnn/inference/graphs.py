@@ -23,7 +23,7 @@ class InferenceGraphs(tf.Module):
     def __init__(self, model: MaskRCNN, dtype: tf.DType):
         """Makes graphs of a model whose layers compute in `dtype`."""
         super().__init__(name="inference")
-        self.model = model
+        self.weights = model.variables  # a SavedModel holds them, and nothing of Keras
         height, width = model.config.input_size[:2]
         images = tf.TensorSpec([None, height, width, 3], dtype)
         info = tf.TensorSpec([None, 4, 2], tf.float32)

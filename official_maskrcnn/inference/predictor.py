@@ -1,7 +1,7 @@
 """One object that a trained model is used by."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import tensorflow as tf
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference import images as image_files
-from official_maskrcnn.inference.detections import Detections
-from official_maskrcnn.inference.graphs import InferenceGraphs
+from official_maskrcnn.inference.detections import Detections, from_outputs
+from official_maskrcnn.inference.exported_model import is_export, load_exported
 from official_maskrcnn.inference.trained_model import load_trained_model
 
 _MAX_BOXES_AT_A_TIME = 128  # through the mask head
@@ -45,7 +45,7 @@ class Predictor:
         """Loads a model.
 
         Args:
-          path: the model_dir of a training.
+          path: the model_dir of a training, or the folder of an export.
           checkpoint: best (the latest one if none was kept as the best), latest, a step, or a path.
           precision: of the layers: float32, bfloat16 or auto; None for that of the training.
           min_score: detections of a lower score are not looked for, which saves time; at least the
@@ -54,12 +54,16 @@ class Predictor:
         Raises:
           UserError: there is no model at `path`.
         """
-        trained = load_trained_model(os.fspath(path), checkpoint, precision, min_score)
-        self.config: DeepMaskHeadRCNN = trained.experiment.task.model
-        self.class_names = trained.class_names
-        self.path, self.checkpoint = os.fspath(path), trained.checkpoint
-        self.precision = trained.precision
-        self._graphs = InferenceGraphs(trained.model, tf.as_dtype(trained.precision))
+        self.path = os.fspath(path)
+        model = (
+            load_exported(self.path, checkpoint, precision)
+            if is_export(self.path)
+            else load_trained_model(self.path, checkpoint, precision, min_score)
+        )
+        self.config: DeepMaskHeadRCNN = model.config
+        self.class_names, self.checkpoint = model.class_names, model.checkpoint
+        self.precision = model.precision
+        self._graphs, self._min_score = model.graphs, min_score
 
     @staticmethod
     def read(source: Any) -> np.ndarray:
@@ -93,7 +97,8 @@ class Predictor:
             return []
         inputs, info, sizes = self._prepare(images)
         outputs = {name: value.numpy() for name, value in self._graphs.detect(inputs, info).items()}
-        return list(self._split(outputs, sizes))
+        found = from_outputs(outputs, sizes, self.class_names)
+        return [detections.above(self._min_score) for detections in found]  # an export has all
 
     def segment(
         self, image: Any, boxes: Any, classes: Sequence[int | str] | None = None
@@ -155,22 +160,6 @@ class Predictor:
         prepared = [self._graphs.prepare(image) for image in pixels]
         inputs, info = (tf.stack(parts) for parts in zip(*prepared, strict=True))
         return inputs, info, [image.shape[:2] for image in pixels]
-
-    def _split(
-        self, outputs: dict[str, np.ndarray], sizes: Sequence[tuple[int, int]]
-    ) -> Iterator[Detections]:
-        for i, size in enumerate(sizes):
-            real = slice(0, int(outputs["num_detections"][i]))
-            own = {name: values[i][real] for name, values in outputs.items() if values.ndim > 1}
-            yield Detections(
-                own["detection_boxes"],
-                own["detection_classes"].astype(np.int64),
-                own["detection_scores"],
-                self.class_names,
-                size,
-                own.get("detection_masks"),
-                own.get("detection_outer_boxes"),
-            )
 
     def _check_boxes(self, boxes: Any, size: tuple[int, int]) -> np.ndarray:
         if not self.config.include_mask:

@@ -1,6 +1,7 @@
 """A trained model out of the folder of its training, with nothing said twice."""
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -9,8 +10,10 @@ import tensorflow as tf
 from official_maskrcnn import precision as precisions
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.loading import experiment_from_params
+from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.inference.graphs import InferenceGraphs
 from official_maskrcnn.modeling import checkpoint_files
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN
 from official_maskrcnn.modeling.restore import restore_weights
@@ -35,6 +38,16 @@ class TrainedModel:
     class_names: dict[int, str]
     checkpoint: str
     precision: str
+
+    @property
+    def config(self) -> DeepMaskHeadRCNN:
+        """Of the model."""
+        return self.experiment.task.model
+
+    @functools.cached_property
+    def graphs(self) -> InferenceGraphs:
+        """The model from the pixels of an image on."""
+        return InferenceGraphs(self.model, tf.as_dtype(self.precision))
 
 
 def load_trained_model(

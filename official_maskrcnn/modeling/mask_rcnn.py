@@ -73,7 +73,8 @@ class MaskRCNN(tf_keras.Model):
 
     Attributes (those that hold variables bear tf-models-official's names, so that its checkpoints
     can be read): `backbone`, `decoder` (None for the identity), `rpn_head`, `detection_head` (a
-    list, one for each cascade stage), `mask_head` (None without masks).
+    list, one for each cascade stage), `mask_head` (None without masks). `pack_detections` says
+    whether the mask head runs on the real detections alone, or on all of their slots.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class MaskRCNN(tf_keras.Model):
         super().__init__(name="mask_rcnn")
         self.config = config
         self.static_shapes = static_shapes
+        self.pack_detections = not static_shapes
         self._model_garden = config.compatibility == "model_garden"
         regularizer = tf_keras.regularizers.l2(l2_weight_decay / 2) if l2_weight_decay else None
         norm = config.norm_activation
@@ -504,8 +506,7 @@ class MaskRCNN(tf_keras.Model):
         boxes = box_ops.enlarge(boxes, self.config.outer_boxes_scale, image_size)
         if self.config.outer_boxes_scale != 1.0:
             detections["detection_outer_boxes"] = _to_original(boxes, image_info)
-        # Only real detections go through the mask head, unless shapes must be static.
-        all_slots = real.shape.num_elements() if self.static_shapes else None
+        all_slots = None if self.pack_detections else real.shape.num_elements()
         packed = sampling.pack(real, all_slots, min_size=1)
         masks = self.predict_masks(
             features, packed.gather(boxes), packed.batch_indices, packed.gather(classes)

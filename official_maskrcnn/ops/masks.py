@@ -1,9 +1,10 @@
-"""Masks relative to boxes: training targets cut from full-size masks, or from one box to another.
+"""Masks relative to boxes: training targets, and predicted masks pasted into images.
 
-Both functions answer the same question for each cell of the target grid: does the mask cover at
-least half of it? Pixel k of an image covers [k, k + 1), so areas are exact and there is no
-half-pixel shift to get wrong; a mask that fills its box gives a target of ones at any size.
-(Bilinear samples at the cells' centres would round the corners of small objects off.)
+Targets are cut from full-size masks, or from one box to another. Both functions answer the same
+question for each cell of the target grid: does the mask cover at least half of it? Pixel k of an
+image covers [k, k + 1), so areas are exact and there is no half-pixel shift to get wrong; a mask
+that fills its box gives a target of ones at any size. (Bilinear samples at the cells' centres would
+round the corners of small objects off.)
 """
 
 import tensorflow as tf
@@ -75,3 +76,58 @@ def resample_mask_targets(
     covered = tf.linalg.matmul(rows, tf.cast(masks, tf.float32))  # [m, size, s]
     covered = tf.linalg.matmul(covered, columns, transpose_b=True)  # [m, size, size]
     return tf.cast(covered >= _HALF, tf.float32)
+
+
+def paste_masks(masks: tf.Tensor, boxes: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
+    """Masks of an image's size, by the rule of `evaluation.pasting`; work grows with the boxes.
+
+    A pixel belongs to the mask if its centre lies in the box and the probability there, read from
+    the crop by bilinear interpolation with half-pixel centres, is at least 0.5.
+
+    Args:
+      masks: float32 [n, s, s], probabilities relative to the boxes; NaN counts as 0.
+      boxes: float32 [n, 4], (ymin, xmin, ymax, xmax) in pixels of the image.
+      image_size: int32 [2], height and width.
+
+    Returns:
+      uint8 [n, height, width] of 0 and 1.
+    """
+    masks = tf.where(tf.math.is_nan(masks), 0.0, masks)
+    is_finite = tf.reduce_all(tf.math.is_finite(boxes), axis=-1, keepdims=True)
+    boxes = tf.cast(tf.where(is_finite, boxes, 0.0), tf.float64)
+
+    def paste(mask_and_box: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        mask, box = mask_and_box
+        first, last, weights = zip(
+            *(
+                _interpolation(box[axis], box[axis + 2], mask.shape[axis], image_size[axis])
+                for axis in range(2)
+            ),
+            strict=True,
+        )
+        values = tf.linalg.matmul(weights[0], mask)  # [rows of the box, s]
+        values = tf.linalg.matmul(values, weights[1], transpose_b=True)  # [rows, columns]
+        paddings = tf.stack([first, image_size - tf.stack(last)], axis=-1)
+        return tf.pad(tf.cast(values >= 0.5, tf.uint8), paddings)
+
+    return tf.map_fn(
+        paste, (masks, boxes), fn_output_signature=tf.TensorSpec([None, None], tf.uint8)
+    )
+
+
+def _interpolation(
+    start: tf.Tensor, stop: tf.Tensor, num_cells: int, length: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """First and one-past-last of the pixels between start and stop, and of which cells they are.
+
+    Returns:
+      Two int32 scalars, and the weights [pixels, num_cells] of the cells in each pixel.
+    """
+    limit = tf.cast(length, tf.float64)
+    first = tf.clip_by_value(tf.math.ceil(start - 0.5), 0.0, limit)
+    last = tf.clip_by_value(tf.math.ceil(stop - 0.5), first, limit)
+    position = (tf.range(first, last) + 0.5 - start) / (stop - start) * num_cells - 0.5
+    position = tf.clip_by_value(position, 0.0, num_cells - 1.0)
+    distance = tf.abs(position[:, None] - tf.range(num_cells, dtype=tf.float64))
+    weights = tf.cast(tf.nn.relu(1.0 - distance), tf.float32)
+    return tf.cast(first, tf.int32), tf.cast(last, tf.int32), weights

@@ -1,24 +1,19 @@
 """TensorFlow functions compiled ahead of time for a TPU, on a machine that has none.
 
-TensorFlow lowers the function to XLA's HLO, and the TPU compiler of the package libtpu, reached
-through JAX, compiles that for one device of a topology.
+The function becomes StableHLO, and the TPU compiler of the package libtpu, reached through JAX,
+compiles that for one device of a topology.
 """
 
 import dataclasses
-import importlib.util
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager.polymorphic_function import compiler_ir
 
-from official_maskrcnn.errors import UserError
+from official_maskrcnn.errors import require_packages
+from official_maskrcnn.tasks.stablehlo import CompileError, lower, to_stablehlo
 
-if TYPE_CHECKING:
-    from jaxlib.mlir import ir
-
-_EXTRA = "tpu-check"
 _PACKAGES = ("jax", "jaxlib", "libtpu")
 # The compiler needs no TPU, and must neither look for one nor ask Google Cloud for its name.
 _NO_TPU = {
@@ -31,10 +26,6 @@ _NO_TPU = {
 }
 _SIZE = r"([\d.]+)([BKMGT])"
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-class CompileError(UserError):
-    """A function that the TPU compiler, or TensorFlow on the way to it, refuses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,40 +81,7 @@ class Program:
 
 def require_compiler() -> None:
     """Raises a `UserError` that names the extra if the compiler is not installed."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"compiling for a TPU needs {', '.join(missing)}: "
-            f"pip install 'official-maskrcnn[{_EXTRA}]'"
-        )
-
-
-def lower(function: tf.types.experimental.ConcreteFunction) -> bytes:
-    """A function as XLA's HLO, serialized.
-
-    Its parameters are the function's inputs, its results the function's and then every variable
-    that changes.
-
-    Args:
-      function: its shapes are static; created with `jit_compile=True`.
-
-    Raises:
-      CompileError: some operation has no version for XLA; the message names it.
-    """
-    try:
-        return compiler_ir.from_concrete_function(function)(stage="hlo_serialized")
-    except tf.errors.OpError as error:
-        raise CompileError(_refusal(error.message)) from error
-
-
-def to_stablehlo(hlo: bytes) -> "ir.Module":
-    """Lowered HLO as a StableHLO module, in the MLIR context that is entered."""
-    from jaxlib import xla_client
-    from jaxlib.mlir import ir
-
-    module = ir.Module.parse(xla_client._xla.mlir.hlo_to_stablehlo(hlo))
-    _drop_copies(module)
-    return module
+    require_packages(_PACKAGES, "compiling for a TPU", "tpu-check")
 
 
 def compile_function(function: tf.types.experimental.ConcreteFunction, topology: str) -> Program:
@@ -158,23 +116,6 @@ def compile_function(function: tf.types.experimental.ConcreteFunction, topology:
     return _describe(executable)
 
 
-def _drop_copies(module: "ir.Module") -> None:
-    """Takes out the one operation of TensorFlow's lowering that StableHLO does not have."""
-    from jaxlib.mlir import ir
-
-    copies = []
-
-    def find(operation: ir.Operation) -> ir.WalkResult:
-        if operation.name == "mhlo.copy":
-            copies.append(operation)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(find)
-    for copy in copies:
-        copy.result.replace_all_uses_with(copy.operands[0])
-        copy.operation.erase()
-
-
 def _describe(executable: Any) -> Program:
     memory, cost = executable.get_compiled_memory_stats(), executable.cost_analysis()
     return Program(
@@ -192,15 +133,6 @@ def _describe(executable: Any) -> Program:
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
     )
-
-
-def _refusal(message: str) -> str:
-    """What TensorFlow's lowering says, as: which operation, where in the model, why."""
-    found = re.findall(r"(\w+) \((No registered .*?)\)\{\{node ([^}]+)\}\}", message)
-    if not found:
-        return f"the step does not compile: {message}"
-    lines = [f"  {operation} at {node}" for operation, _, node in dict.fromkeys(found)]
-    return "\n".join(["operations that have no version for XLA:", *lines])
 
 
 def _too_large(message: str) -> Program:

@@ -66,7 +66,7 @@ def test_it_finds_what_the_evaluation_counts(
         entry["id"]: shapes / "images" / entry["file_name"]
         for entry in json.loads((shapes / "instances.json").read_text())["images"]
     }
-    model = predictor._graphs.model
+    model = load_trained_model(str(model_dir)).model
     seen = 0
     for batch in task.build_inputs(data):
         expected = {name: value.numpy() for name, value in task.eval_step(batch, model).items()}

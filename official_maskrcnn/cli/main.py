@@ -11,6 +11,7 @@ from official_maskrcnn.cli import (
     export,
     jobs,
     predict,
+    report,
     sweeps,
     tpu_check,
 )
@@ -54,6 +55,10 @@ def command_parser() -> VerbParser:
         "Instance segmentation when boxes are plenty and masks are few.",
         epilog="train.py takes Model Garden's flags: python3 train.py --help",
     )
-    for verbs in (experiments, jobs, predict, export, sweeps, tpu_check, data, environment):
+    verbs_in_order = (
+        *(experiments, jobs, predict, report, export),
+        *(sweeps, tpu_check, data, environment),
+    )
+    for verbs in verbs_in_order:
         verbs.add_verbs(parser)
     return parser

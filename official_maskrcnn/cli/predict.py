@@ -83,9 +83,9 @@ def _add_predict(parser: VerbParser) -> None:
     verb.set_defaults(run=_predict)
 
 
-def add_model(verb: VerbParser) -> None:
+def add_model(verb: VerbParser, required: bool = True) -> None:
     """Arguments that name a trained model."""
-    verb.add_argument("--model", required=True, metavar="DIR", help="model_dir of a training")
+    verb.add_argument("--model", required=required, metavar="DIR", help="model_dir of a training")
     verb.add_argument(
         "--checkpoint",
         default="best",
@@ -130,7 +130,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     )
     outcome = predict_files(predictor, images, arguments.output, options, boxes)
     print(f"{outcome.detections} objects in {outcome.images} images: {arguments.output}")
-    _refuse_faults(outcome.faults)
+    refuse_faults(outcome.faults)
 
 
 def _add_annotate(parser: VerbParser) -> None:
@@ -170,10 +170,10 @@ def _annotate(arguments: argparse.Namespace) -> None:
     )
     empty = f", {result.empty} boxes in which nothing was found" if result.empty else ""
     print(f"{result.filled} masks filled in, {result.kept} kept{empty}: {arguments.output}")
-    _refuse_faults(result.faults)
+    refuse_faults(result.faults)
 
 
-def _refuse_faults(faults: dict[str, str]) -> None:
+def refuse_faults(faults: dict[str, str]) -> None:
     """Raises `UserError` if images could not be read."""
     if not faults:
         return

@@ -69,10 +69,7 @@ def load_trained_model(
     Raises:
       UserError: there is no training at `path`, or it has no such checkpoint.
     """
-    params = os.path.join(path, PARAMS)
-    if not tf.io.gfile.exists(params):
-        raise UserError(f"{path} is no model: it has no {PARAMS}; give a training's model_dir")
-    experiment = experiment_from_params(params)
+    experiment = load_trained_experiment(path)
     prefix = _find_checkpoint(path, experiment, checkpoint)
     generator = experiment.task.model.detection_generator
     generator.pre_nms_score_threshold = max(generator.pre_nms_score_threshold, min_score)
@@ -85,6 +82,18 @@ def load_trained_model(
     categories = _read_if_there(path, CATEGORIES, [])
     names = {entry["id"]: entry["name"] for entry in categories}
     return TrainedModel(model, experiment, names, prefix, dtype)
+
+
+def load_trained_experiment(path: str) -> ExperimentConfig:
+    """The configuration of a training, out of its model_dir.
+
+    Raises:
+      UserError: there is no training at `path`.
+    """
+    params = os.path.join(path, PARAMS)
+    if not tf.io.gfile.exists(params):
+        raise UserError(f"{path} is no model: it has no {PARAMS}; give a training's model_dir")
+    return experiment_from_params(params)
 
 
 def _find_checkpoint(path: str, experiment: ExperimentConfig, selection: str) -> str:

@@ -16,7 +16,7 @@ from official_maskrcnn.evaluation.average_precision import (
 from official_maskrcnn.evaluation.detections import ImageDetections
 from official_maskrcnn.evaluation.ground_truth import GroundTruth
 
-_AREAS = {"s": "small, to 32² pixels", "m": "medium, to 96² pixels", "l": "large"}
+_AREAS = {"s": "small, to 32²", "m": "medium, to 96²", "l": "large"}
 _AREA_LIMITS = [32**2, 96**2]
 _NUMBER_LIMITS = [1, 2, 4, 8, 16]  # objects in an image
 _OVERLAP_LIMITS = [1e-9, 0.1, 0.3, 0.5]
@@ -96,13 +96,9 @@ def by_overlap(matches: Matches, score: float) -> list[Group]:
 
 
 def _number_names() -> list[str]:
-    names = ["none"]
-    for first, end in itertools.pairwise([*_NUMBER_LIMITS, None]):
-        if end is None:
-            names.append(f"{first} and more")
-        else:
-            names.append(str(first) if end == first + 1 else f"{first} to {end - 1}")
-    return names
+    ranges = itertools.pairwise(_NUMBER_LIMITS)
+    names = [str(first) if end == first + 1 else f"{first} to {end - 1}" for first, end in ranges]
+    return ["none", *names, f"{_NUMBER_LIMITS[-1]} and more"]
 
 
 def _group(

@@ -89,7 +89,7 @@ def average_precision(
         own = objects["category"] == category_id
         if own.any():
             hits = positive[category == category_id]
-            result[i] = _interpolated(hits, np.count_nonzero(own & wanted))
+            result[i] = _interpolated(hits, int(np.count_nonzero(own & wanted)))
     return result
 
 

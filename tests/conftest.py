@@ -2,9 +2,12 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
+
+from tests.browser import Browser, open_browser
 
 # How long an example takes is a matter of what else the machine does.
 hypothesis.settings.register_profile(
@@ -22,3 +25,10 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.fail(f"{folder} does not exist: set OMR_DATA to the folder with the sample images")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, for slow tests of pages."""
+    with open_browser() as browser:
+        yield browser

@@ -1,6 +1,6 @@
 // Line charts as SVG, drawn as wide as there is room.
 
-const MARGIN = { top: 10, right: 14, bottom: 38, left: 50 };
+const MARGIN = { top: 10, right: 14, bottom: 38, left: 56 };
 
 function niceTicks(low, high, count) {
   const rough = (high - low) / count;
@@ -60,8 +60,8 @@ function linePath(line, x, y, yConfig) {
 }
 
 /**
- * lines: [{ name, points: [[x, y, size], ...], color: 1 to 6, dashed, faint }]; a point with a size is a
- * disc. x, y: { title, domain, log }. marks: [{ x, name }], vertical lines. hidden: set of names.
+ * lines: [{ name, points: [[x, y, size], ...], color: 1 to 6, dashed, faint }]; a point with a size, or
+ * a single one, is a disc. x, y: { title, domain, log }. marks: [{ x, name }], vertical lines. hidden: set of names.
  */
 function lineChart(host, { title, lines, x, y, marks = [], diagonal = false, hidden }) {
   const width = Math.max(260, Math.min(host.clientWidth || 480, 760));
@@ -99,9 +99,10 @@ function lineChart(host, { title, lines, x, y, marks = [], diagonal = false, hid
       shape("path", { class: `line line${line.color} ${line.dashed ? "dashed" : ""} ${
         line.faint ? "faint" : ""}`,
         d: linePath(line, xAxis, yAxis, y) }),
-      line.points.filter((point) => isNumber(point[2]) && usable(y, point[1])).map((point) =>
-        shape("circle", { class: `disc line${line.color}`, cx: xAxis.at(point[0]),
-          cy: yAxis.at(point[1]), r: point[2] })),
+      line.points.filter((point) => usable(y, point[1])).map((point, _, points) =>
+        (isNumber(point[2]) || points.length === 1 ? shape("circle", {
+          class: `disc line${line.color}`, cx: xAxis.at(point[0]), cy: yAxis.at(point[1]),
+          r: point[2] ?? 4 }) : null)),
     ]),
     cursor);
   const readings = new Map();

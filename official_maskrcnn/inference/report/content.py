@@ -6,6 +6,7 @@ stands for a figure without ground truth or without detections.
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -64,6 +65,7 @@ def analyze(
         for image_id in parallel.track(sizes, len(sizes), f"Matching by {kind}"):
             matcher.add(image_id, store.images.get(image_id))
         matches[kind] = matcher.result()
+        print(f"AP by {kind} ...", file=sys.stderr, flush=True)
         results[kind] = precision_recall(
             ground_truth, store.images, IOU_TYPES[kind], image_ids=sizes.keys()
         )
@@ -90,9 +92,10 @@ def describe(
             allowed_mask_class_ids=allowed_mask_class_ids,
             per_category_metrics=False,
         ).metrics
-        if metrics.get(f"{kind}/AP") == 0.0:
+        if not metrics.get(f"{kind}/AP"):
+            what = f"{kind.capitalize()} AP is {'0' if f'{kind}/AP' in metrics else 'undefined'}"
             reasons = explain_zero_ap(ground_truth, store, include_mask=kind == "mask")
-            notes += [f"{kind.capitalize()} AP is 0: {reason}" for reason in reasons]
+            notes += [f"{what}: {reason}" for reason in reasons]
     return {
         "score": analysis.score,
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
@@ -106,6 +109,7 @@ def describe(
 def _describe_kind(
     analysis: Analysis, kind: str, ground_truth: GroundTruth, store: DetectionStore
 ) -> dict[str, Any]:
+    print(f"Errors by {kind}, AP by crowding ...", file=sys.stderr, flush=True)
     matches, result, score = analysis.matches[kind], analysis.results[kind], analysis.score
     ids = list(ground_truth.categories)
     objects = matches.objects["category"]

@@ -41,7 +41,9 @@ def load_data(annotation_file: str, image_dir: str | None, limit: int | None) ->
     Raises:
       UserError: the file is no COCO file, or none of its images is there.
     """
-    files = {as_id(image.id): image for image in find_images(annotation_file, image_dir)}
+    files = {
+        as_id(image.id): image for image in find_images(annotation_file, image_dir, "--images")
+    }
     whole = load_ground_truth(annotation_file)
     chosen = {i: size for i, size in list(whole.image_sizes.items())[:limit] if i in files}
     annotations = [a for a in whole.annotations if a["image_id"] in chosen]

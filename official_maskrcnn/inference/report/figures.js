@@ -6,14 +6,22 @@ const ERRORS = [
   ["Both", "neither the right class nor the IoU"],
   ["Duplicate", "on an object that a higher score has found"],
   ["Background", "on nothing"],
-  ["Missed", "objects that no detection comes near"],
+  ["Missed", "objects that nothing finds, not even in error"],
 ];
+const MOST_CONFUSED = 8;
 const COLUMNS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"];
-const SUBSETS = [["", "all classes"], ["/seen", "classes with masks"],
-  ["/unseen", "classes without masks"]];
+const SUBSETS = [["", "all classes"], ["/seen", "seen classes"], ["/unseen", "unseen classes"]];
 
 const named = (kind) => ({ mask: "Masks", box: "Boxes" })[kind];
 const className = (place) => (place < DATA.classes.length ? DATA.classes[place].name : "background");
+
+// What a cell of the confusion matrix counts.
+function cellText(row, column) {
+  const background = DATA.classes.length;
+  if (row === background) return `${className(column)} detected on no object`;
+  if (column === background) return `${className(row)} not detected`;
+  return `${className(row)} detected as ${className(column)}`;
+}
 
 // The letter of a model where there are two.
 const letter = (place) => (isCompared ? "AB"[place] : "");
@@ -90,7 +98,7 @@ function classColumns() {
     { title: "Objects", value: objects, cell: objects },
   ];
   if (DATA.classes.some((own) => own.seen !== null)) {
-    columns.splice(1, 0, { title: "Masks in training", text: true,
+    columns.splice(1, 0, { title: "Masks", hint: "in training", text: true,
       value: (place) => String(DATA.classes[place].seen),
       cell: (place) => (DATA.classes[place].seen ? "seen" : "unseen") });
   }
@@ -236,21 +244,28 @@ function drawConfusion() {
   const counts = confusionOf(model);
   const background = DATA.classes.length;
   const places = [...visibleClasses(), background];
+  const button = (row, column, key, text) => {
+    const isOn = STATE.cell !== null && STATE.cell[0] === row && STATE.cell[1] === column;
+    const says = `${counts[row][column]} times ${cellText(row, column)}`;
+    return element("button", { title: says, "aria-label": says, "aria-pressed": String(isOn),
+      "data-key": `${key}-${row}-${column}`,
+      onclick: () => setState({ cell: isOn ? null : [row, column] }) }, text);
+  };
   const cell = (row, column) => {
     const count = counts[row][column];
-    const share = count / Math.max(1, sum(counts[row]));
-    const right = row === column ? "right" : "wrong";
-    if (!count) return element("td", { class: "empty" });
-    const isOn = STATE.cell !== null && STATE.cell[0] === row && STATE.cell[1] === column;
-    const text = row === background ? `${plural(count, "detection")} of ${className(column)} on no object`
-      : column === background ? `${count} of ${className(row)} not detected`
-        : `${count} of ${className(row)} detected as ${className(column)}`;
-    const style = `--share:${(100 * share).toFixed(0)}%`;
-    const onclick = () => setState({ cell: isOn ? null : [row, column] });
-    return element("td", { class: right, style }, element("button", { title: text,
-      "aria-label": text, "aria-pressed": String(isOn), "data-key": `cell-${row}-${column}`,
-      onclick }, count));
+    if (!count) return element("td");
+    const style = `--share:${(100 * count / sum(counts[row])).toFixed(0)}%`;
+    return element("td", { class: row === column ? "right" : "wrong", style },
+      button(row, column, "cell", count));
   };
+  const wrong = places.flatMap((row) => places.map((column) => [row, column]))
+    .filter(([row, column]) => row !== column && row !== background && column !== background
+      && counts[row][column])
+    .sort((one, other) => counts[other[0]][other[1]] - counts[one[0]][one[1]])
+    .slice(0, MOST_CONFUSED);
+  byId("most-confused").replaceChildren(...(wrong.length ? ["Most often: ",
+    wrong.map(([row, column]) => button(row, column, "confused",
+      `${className(row)} as ${className(column)}, ${counts[row][column]}`))].flat() : []));
   byId("matrix").replaceChildren(element("table", { class: "matrix" },
     element("thead", {}, element("tr", {}, element("th", {}, "object \\ detected"),
       places.map((place) => element("th", { scope: "col" },
@@ -335,12 +350,13 @@ function drawTraining() {
       { title: "learning rate" }],
   ].filter(([, lines]) => lines.some((line) => line.points.length));
   byId("training").hidden = !charts.length;
+  const lastStep = Math.max(1, ...charts.flatMap(([, lines]) => rangeOf(lines, 0, false)));
   const hosts = charts.map(() => element("div"));
   byId("training-charts").replaceChildren(...hosts);
   charts.forEach(([title, lines, y], i) => {
     const domain = y.domain ?? rangeOf(lines, 1, y.log);
     if (!y.log && !y.domain) domain[0] = Math.min(0, domain[0]);
-    lineChart(hosts[i], { title, lines, x: { title: "step", domain: rangeOf(lines, 0, false) },
+    lineChart(hosts[i], { title, lines, x: { title: "step", domain: [0, lastStep] },
       y: { ...y, domain }, hidden: STATE.hidden });
   });
 }
@@ -350,7 +366,8 @@ function drawDefinitions() {
   const entries = [
     ["AP", "COCO's average precision, the mean over IoU 0.50 to 0.95 and over classes; AP50 and "
       + "AP75 at one IoU; s, m and l of small, medium and large objects; AR100 the recall of up to "
-      + "100 detections of a class in an image. Crowds are ignored."],
+      + "100 detections of a class in an image. Crowds are ignored. Seen are the classes whose masks "
+      + "trained the mask head (task.allowed_mask_class_ids), unseen the others."],
     [`Score ${scores}`, "Counts of right, wrong and missed are of detections with at least this "
       + "score. If it was not given it is that of the highest F1 over all classes."],
     ["Errors", "The kinds, their IoU thresholds and what they cost are those of TIDE "

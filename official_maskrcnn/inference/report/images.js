@@ -99,11 +99,7 @@ function drawImages() {
 function describeFilters() {
   const parts = [];
   if (STATE.cell !== null) {
-    const [row, column] = STATE.cell;
-    const none = DATA.classes.length;
-    parts.push(row === none ? `${className(column)} detected on no object`
-      : column === none ? `${className(row)} not detected`
-        : `${className(row)} detected as ${className(column)}`);
+    parts.push(cellText(...STATE.cell));
   } else {
     if (STATE.error !== null) parts.push(`error ${ERRORS[STATE.error][0].toLowerCase()}`);
     if (STATE.class !== null) parts.push(`class ${className(STATE.class)}`);

@@ -97,17 +97,20 @@ def detect(source: Source, data: ReportData, work: pathlib.Path, batch_size: int
         results = read_json(source.results)
         if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
             raise UserError(f"{source.results}: not a file of COCO results, which is a list")
-        has_masks = bool(results) and all(result.get("segmentation") for result in results)
+        has_masks = not results or any(result.get("segmentation") for result in results)
         store.add_results(data.ground_truth, results, has_masks)
-        return Detected(source.results, store, has_masks or not results, {})
+        return Detected(source.results, store, has_masks, {})
     assert source.model_dir is not None
     predictor = Predictor(source.model_dir, source.checkpoint, source.precision)
     outcome = predict_files(
         predictor, data.images, str(work), Options(overlays=False, batch_size=batch_size)
     )
     has_masks = predictor.config.include_mask
+    ids = {image.path: image.id for image in data.images}
     for entry, _ in itertools.islice(read_journal(work / JOURNAL), 1, None):
-        store.add_results(data.ground_truth, entry["results"], has_masks)
+        if entry["path"] in ids:  # an earlier call may have looked at more images
+            own = [result | {"image_id": ids[entry["path"]]} for result in entry["results"]]
+            store.add_results(data.ground_truth, own, has_masks)
     checkpoint = os.path.relpath(predictor.checkpoint, source.model_dir)
     return Detected(f"{source.model_dir}, {checkpoint}", store, has_masks, outcome.faults)
 

@@ -129,6 +129,9 @@ def test_a_class_narrows_all_down(one):
     one.click('#class-table [data-key="class-2"]')
     assert _shown(one) == ["2.png"]
     assert _count(one).startswith("1 image of 5 with class cow; 1 of them")
+    one.run("setState({error: 2})")
+    assert _count(one).startswith("0 images of 5 with an error of both, class cow;")
+    one.run("setState({error: null})")
     assert one.one("#recall-chart h3").text == "Precision by recall, cow"
     assert one.one("#calibration-chart h3").text == "How often a score is right, cow"
     errors = [row.text.split()[-2:] for row in one.find("#error-table tbody tr")]
@@ -203,10 +206,15 @@ def test_the_enlarged_picture_and_its_keys(one):
     one.click('[data-key="card-1"]')
     dialog = one.one("dialog[open]")
     assert "1.png" in dialog.text
-    labels = [text.get_attribute("textContent") for text in one.find("dialog text")]
+    labels = [text.text for text in one.find("dialog text")]
     assert labels == ["cat, missed", f"{NASTY} 0.85, class"]
     dialog.send_keys("\ue014")  # to the right
     assert "3.png" in one.one("dialog[open]").text
+    one.run("openDialog(0)")
+    assert [text.text for text in one.find("dialog text")] == [""] * 4  # all is right
+    one.click('dialog [data-key="labels"]')
+    assert one.find("dialog text")[0].text == "cat, found"
+    assert one.find("dialog text")[2].text == "cat 0.90, IoU 1.00"
     one.one("dialog[open]").send_keys("\ue00c")  # escape
     assert one.find("dialog[open]") == []
     assert one.console() == []

@@ -1,12 +1,13 @@
 // The sections with figures. Each function draws one of them for the state of the filters.
 
+// Name, what it is, and how an image with it is called; in the order of the figures.
 const ERRORS = [
-  ["Class", "on an object of another class"],
-  ["Localisation", "of the right class, IoU 0.1 to 0.5"],
-  ["Both", "neither the right class nor the IoU"],
-  ["Duplicate", "on an object that a higher score has found"],
-  ["Background", "on nothing"],
-  ["Missed", "objects that nothing finds, not even in error"],
+  ["Class", "on an object of another class", "a class error"],
+  ["Localisation", "of the right class, IoU 0.1 to 0.5", "a localisation error"],
+  ["Both", "neither the right class nor the IoU", "an error of both"],
+  ["Duplicate", "on an object that a higher score has found", "a duplicate"],
+  ["Background", "on nothing", "a detection on background"],
+  ["Missed", "objects that nothing finds, not even in error", "a missed object"],
 ];
 const MOST_CONFUSED = 8;
 const COLUMNS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"];

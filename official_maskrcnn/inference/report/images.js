@@ -2,6 +2,7 @@
 
 const [CLASS, LOCALISATION, , , , MISSED, CORRECT, IGNORED] = [0, 1, 2, 3, 4, 5, 6, 7];
 const ROWS_AT_A_TIME = 100;
+const NARROW = 640; // pixels of a window in which pictures stand below each other
 const PICTURES = new Map(DATA.pictures.map((picture) => [picture.image, picture]));
 
 const imagesOf = (model) => DATA.models[model].kinds[STATE.kind].images;
@@ -101,10 +102,10 @@ function describeFilters() {
   if (STATE.cell !== null) {
     parts.push(cellText(...STATE.cell));
   } else {
-    if (STATE.error !== null) parts.push(`error ${ERRORS[STATE.error][0].toLowerCase()}`);
+    if (STATE.error !== null) parts.push(ERRORS[STATE.error][2]);
     if (STATE.class !== null) parts.push(`class ${className(STATE.class)}`);
   }
-  return parts.length ? ` with ${parts.join(" of ")}` : "";
+  return parts.length ? ` with ${parts.join(", ")}` : "";
 }
 
 // What an object is at the score: found, or missed, and then whether an error lies on it.
@@ -133,8 +134,17 @@ function outline(entry, picture, outcome, text) {
   const drawn = isMask
     ? shape("path", { class: kind, d: entry.outline, "fill-rule": "evenodd" }, title)
     : shape("rect", { class: kind, x, y, width, height }, title);
-  const label = shape("text", { class: kind, x: Math.max(2, x), y: Math.max(12, y - 3) }, text);
+  const size = labelSize(picture);
+  const room = picture.width - 0.58 * size * text.length; // about where it must begin
+  const label = shape("text", { class: kind, x: Math.max(2, Math.min(x, room)),
+    y: Math.max(size, y - size / 4), "font-size": size }, text);
   return [drawn, label];
+}
+
+// In pixels of the picture, so that it is 12 on the screen when the picture is enlarged.
+function labelSize(picture) {
+  const columns = window.innerWidth <= NARROW ? 1 : DATA.models.length + 1;
+  return 12 * picture.width * columns / (0.93 * Math.min(window.innerWidth, 1770));
 }
 
 function objectPanel(picture, shownModels) {
@@ -219,13 +229,16 @@ function drawDialog() {
     "data-key": key, onclick: () => openDialog(order[place + by]) }, text);
   byId("dialog").replaceChildren(
     element("div", { class: "bar-of-buttons" }, step(-1, "← Previous", "previous"),
-      step(1, "Next →", "next"), legend(),
+      step(1, "Next →", "next"), colours(),
+      element("button", { "aria-pressed": String(STATE.allLabels), "data-key": "labels",
+        onclick: () => setState({ allLabels: !STATE.allLabels }) }, "All labels"),
       element("button", { onclick: () => byId("dialog").close(), "data-key": "close" }, "Close")),
-    panels(PICTURES.get(STATE.opened)),
+    element("div", { class: STATE.allLabels ? "" : "few-labels" },
+      panels(PICTURES.get(STATE.opened))),
     element("div", { class: "caption" }, caption(STATE.opened)));
 }
 
-function legend() {
+function colours() {
   return element("span", { class: "colours" },
     [["correct", "found, right"], ["wrong", "wrong"], ["missing", "missed"]].map(([kind, text]) =>
       element("span", { class: kind }, text)));

@@ -16,6 +16,7 @@ const STATE = {
   rows: ROWS_AT_A_TIME,
   pictured: [], // images with a picture, in their order
   opened: null, // image in the dialog
+  allLabels: false, // there, or those of errors alone
 };
 
 // What depends on which part of the state.

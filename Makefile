@@ -31,7 +31,7 @@ test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: venv
-	$(BIN)/python -m pip install --quiet --constraint requirements-lock.txt --editable '.[ray]'
+	$(BIN)/python -m pip install --quiet --constraint requirements-lock.txt --editable '.[onnx,ray,stablehlo]'
 	$(BIN)/python -m pytest -m slow
 
 lint: venv

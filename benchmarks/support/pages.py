@@ -56,6 +56,7 @@ def tables_by_page() -> dict[pathlib.Path, dict[str, str]]:
             "growth": _copy("growth"),
         },
         _DOCS / "reliability.md": {"scaling": _copy("scaling")},
+        _DOCS / "export.md": {"formats": _copy("export")},
     }
 
 

@@ -17,7 +17,8 @@ class InferenceGraphs(tf.Module):
     """Graphs for images of any size and number, each traced when it is first called.
 
     An image is fitted into the network input as in evaluation, so that the graphs detect what the
-    evaluation of the training counted, and one graph serves all sizes.
+    evaluation of the training counted, and one graph serves all sizes. Without masks there is no
+    `segment`.
     """
 
     def __init__(self, model: MaskRCNN, dtype: tf.DType):
@@ -47,4 +48,5 @@ class InferenceGraphs(tf.Module):
         self.detect = _graph(detect, input_signature=[images, info])
         indices = tf.TensorSpec([None], tf.int32)
         boxes = tf.TensorSpec([None, 4], tf.float32)
-        self.segment = _graph(segment, input_signature=[images, info, boxes, indices, indices])
+        if model.mask_head is not None:
+            self.segment = _graph(segment, input_signature=[images, info, boxes, indices, indices])

@@ -61,7 +61,12 @@ class _Builder:
             outputs = dict(self._graphs.detect(images, info))
             if self._paste_masks:
                 boxes = outputs.pop("detection_outer_boxes", outputs["detection_boxes"])
-                outputs["detection_masks"] = _paste(outputs["detection_masks"], boxes, info)
+                masks = outputs["detection_masks"]  # [b, d, s, s]
+                b, d, side = tf.shape(masks)[0], masks.shape[1], masks.shape[2]
+                pasted = _paste(
+                    tf.reshape(masks, [-1, side, side]), tf.reshape(boxes, [-1, 4]), info
+                )
+                outputs["detection_masks"] = _unflatten(pasted, b, d)
             return outputs
 
         return tf.function(detect, autograph=False).get_concrete_function(spec)
@@ -87,11 +92,12 @@ class _Builder:
             )
             area = tf.reduce_prod(outer[:, 2:] - outer[:, :2], axis=-1)
             masks = tf.where((area > 0.0)[:, None, None], masks, 0.0)
-            masks = tf.reshape(masks[: b * n], [b, n, *masks.shape[1:]])
-            outer = tf.reshape(outer[: b * n], [b, n, 4])
             if self._paste_masks:
-                return {"detection_masks": _paste(masks, outer, info)}
-            return {"detection_masks": masks, "detection_outer_boxes": outer}
+                masks = _paste(masks, outer, info)
+            outputs = {"detection_masks": _unflatten(masks[: b * n], b, n)}
+            if not self._paste_masks:
+                outputs["detection_outer_boxes"] = _unflatten(outer[: b * n], b, n)
+            return outputs
 
         specs = {
             "images": tf.TensorSpec([None, None, None, 3], tf.uint8, name="images"),
@@ -138,15 +144,15 @@ def _decode_example(serialized: tf.Tensor) -> tf.Tensor:
 
 
 def _paste(masks: tf.Tensor, boxes: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
-    """Crops [b, n, s, s] of boxes [b, n, 4] as masks uint8 [b, n, h, w]."""
+    """Crops [m, s, s] of boxes [m, 4] as masks uint8 [m, h, w]; image_info is [b, 4, 2]."""
     sizes = tf.cast(image_info[:, 0], tf.int32)  # [b, 2]
     check = tf.debugging.assert_equal(
         sizes, sizes[:1], "with pasted masks, the images of a batch must have one size"
     )
     with tf.control_dependencies([check]):
-        size = tf.reduce_max(sizes, axis=0)
-    side = masks.shape[-1]
-    pasted = mask_ops.paste_masks(
-        tf.reshape(masks, [-1, side, side]), tf.reshape(boxes, [-1, 4]), size
-    )
-    return tf.reshape(pasted, tf.concat([tf.shape(masks)[:2], size], axis=0))
+        return mask_ops.paste_masks(masks, boxes, tf.reduce_max(sizes, axis=0))
+
+
+def _unflatten(values: tf.Tensor, b: tf.Tensor, n: tf.Tensor | int) -> tf.Tensor:
+    """[b, n, ...] of values [b * n, ...]."""
+    return tf.reshape(values, tf.concat([[b, n], tf.shape(values)[1:]], axis=0))

@@ -85,7 +85,7 @@ def paste_masks(masks: tf.Tensor, boxes: tf.Tensor, image_size: tf.Tensor) -> tf
     the crop by bilinear interpolation with half-pixel centres, is at least 0.5.
 
     Args:
-      masks: float32 [n, s, s], probabilities relative to the boxes; NaN counts as 0.
+      masks: float32 [n, s, s], n > 0, probabilities relative to the boxes; NaN counts as 0.
       boxes: float32 [n, 4], (ymin, xmin, ymax, xmax) in pixels of the image.
       image_size: int32 [2], height and width.
 

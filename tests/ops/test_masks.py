@@ -1,4 +1,4 @@
-"""Mask targets: aligned to a pixel, binary, and the same from image or from instance."""
+"""Mask targets: aligned to a pixel, binary, the same from image or instance. Pasted masks."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from official_maskrcnn.evaluation import pasting
 from official_maskrcnn.ops import masks
 
 
@@ -121,3 +122,22 @@ def test_resampling_padding_gives_zeros_and_no_nan():
         np.zeros([0, 14, 14], np.uint8), np.zeros([0, 4], "f"), np.zeros([0, 4], "f"), 7
     )
     assert empty.shape == (0, 7, 7)
+
+
+def test_pasted_masks_are_those_of_the_evaluation():
+    rng = np.random.default_rng(0)
+    height, width, count = 97, 131, 120
+    crops = rng.uniform(size=(count, 28, 28)).astype(np.float32)
+    corners = np.sort(rng.uniform(-20, 150, (count, 2, 2)), axis=1)
+    boxes = corners.reshape(count, 4).astype(np.float32)  # some of them reach over the edges
+    boxes[:20] = boxes[:20].round()  # pixel centres half a pixel from the sides
+    boxes[20:40] = boxes[20:40].round() + 0.5  # and on them
+    boxes[40], boxes[41], boxes[42, 2:] = np.nan, 0.0, boxes[42, :2]
+    crops[43, 3:9] = np.nan
+    pasted = tf.function(masks.paste_masks)(crops, boxes, tf.constant([height, width])).numpy()
+    expected = [
+        pasting.paste_crop(crop, box, height, width) for crop, box in zip(crops, boxes, strict=True)
+    ]
+    assert pasted.dtype == np.uint8
+    assert pasted.sum() > 100_000
+    np.testing.assert_array_equal(pasted, expected)

@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 import PIL.Image
 
+# Those that OpenCV decodes too. Not all of Pillow's: for some it starts other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "SUN", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG followed by more pictures, as some phones write it
 _PNG_BIT_DEPTH = 24  # place of this byte in the file
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _RAW_DEFLATE = -15  # wbits: without header and checksum
 _ADLER_BASE = 65521
@@ -68,7 +71,7 @@ def open_image(encoded: bytes, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
     with _PILLOW_LIMIT:
         before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = PIL.Image.open(io.BytesIO(encoded))
+            picture = PIL.Image.open(io.BytesIO(encoded), formats=_FORMATS)
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise ImageFault("undecodable_image") from error
         finally:
@@ -94,6 +97,8 @@ def check_image(encoded: bytes) -> StoredImage:
         raise ImageFault("truncated_image" if is_short else "undecodable_image") from error
     if picture.format in _JPEG_FORMATS:
         return StoredImage(encoded, "jpeg", height, width)
+    if picture.format == "PNG" and not _chunks_fit(encoded):
+        raise ImageFault("truncated_image")
     # Decoded once more, since TensorFlow refuses damaged PNGs that Pillow lets pass.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
@@ -109,6 +114,15 @@ def check_image(encoded: bytes) -> StoredImage:
         return StoredImage(encoded, "png", height, width)
     _, png = cv2.imencode(".png", pixels)
     return StoredImage(png.tobytes(), "png", *pixels.shape[:2])
+
+
+def _chunks_fit(png: bytes) -> bool:
+    """Whether no chunk claims to go on after the end; OpenCV makes room for what one claims."""
+    place = len(_PNG_SIGNATURE)
+    while place + 8 <= len(png) and png[place + 4 : place + 8] != b"IEND":
+        (length,) = struct.unpack_from(">I", png, place)
+        place += 12 + length  # with length, kind and checksum
+    return place <= len(png)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -135,7 +149,7 @@ def encode_mask(mask: np.ndarray) -> bytes:
     ]
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, grey
     chunks = ((b"IHDR", header), (b"IDAT", b"".join(stream)), (b"IEND", b""))
-    return b"".join([b"\x89PNG\r\n\x1a\n", *(_png_chunk(*chunk) for chunk in chunks)])
+    return b"".join([_PNG_SIGNATURE, *(_png_chunk(*chunk) for chunk in chunks)])
 
 
 def _deflated_zeros(count: int) -> bytes:

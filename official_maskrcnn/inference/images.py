@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import struct
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def decode(encoded: bytes, upright: bool = True, max_pixels: int = MAX_PIXELS) -
     picture = open_image(encoded, max_pixels)
     stored = check_image(encoded)
     # Only now: the EXIF data of a PNG may stand behind its pixels.
-    orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) if upright else 1
+    orientation = _orientation(picture) if upright else 1
     try:
         image = tf.io.decode_image(stored.encoded, channels=3, expand_animations=False).numpy()
     except tf.errors.InvalidArgumentError as error:
@@ -68,6 +69,14 @@ def decode(encoded: bytes, upright: bool = True, max_pixels: int = MAX_PIXELS) -
         image = image.swapaxes(0, 1)
     image = image[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
     return np.ascontiguousarray(image)
+
+
+def _orientation(picture: PIL.Image.Image) -> int:
+    """1 if there is none that can be read: damaged notes do not make an image unusable."""
+    try:
+        return picture.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, struct.error):
+        return 1
 
 
 def as_rgb(image: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,20 @@ from official_maskrcnn.inference.exported_model import is_export, load_exported
 from official_maskrcnn.inference.trained_model import load_trained_model
 
 _MAX_BOXES_AT_A_TIME = 128  # through the mask head
+
+
+class PreparedImage(NamedTuple):
+    """An image as the network takes it: of one size, however large the photograph is.
+
+    Attributes:
+      pixels: [height, width, 3] of the network input.
+      info: float32 [4, 2], image_info.
+      size: height and width of the image in pixels.
+    """
+
+    pixels: tf.Tensor
+    info: tf.Tensor
+    size: tuple[int, int]
 
 
 class Predictor:
@@ -83,6 +97,17 @@ class Predictor:
             return image_files.decode(image_files.read_file(source))
         return image_files.as_rgb(source)
 
+    def prepare(self, image: Any) -> PreparedImage:
+        """What `predict` and `segment` do with an image first; they take the result in its place.
+
+        Args:
+          image: as in `read`.
+        """
+        if isinstance(image, PreparedImage):
+            return image
+        pixels = self.read(image)
+        return PreparedImage(*self._graphs.prepare(pixels), pixels.shape[:2])
+
     def __call__(self, image: Any) -> Detections:
         """The objects in one image; `image` as in `read`."""
         return self.predict([image])[0]
@@ -95,7 +120,7 @@ class Predictor:
         """
         if not images:
             return []
-        inputs, info, sizes = self._prepare(images)
+        inputs, info, sizes = self._stack([self.prepare(image) for image in images])
         outputs = {name: value.numpy() for name, value in self._graphs.detect(inputs, info).items()}
         found = from_outputs(outputs, sizes, self.class_names)
         return [detections.above(self._min_score) for detections in found]  # an export has all
@@ -115,10 +140,10 @@ class Predictor:
           UserError: the model has no masks; its mask head needs classes, or does not know them; or
             the boxes are not boxes in the image.
         """
-        pixels = self.read(image)
-        boxes = self._check_boxes(boxes, pixels.shape[:2])
+        prepared = self.prepare(image)
+        boxes = self._check_boxes(boxes, prepared.size)
         class_ids = self._class_ids(classes, len(boxes))
-        inputs, info, sizes = self._prepare([pixels])
+        inputs, info, _ = self._stack([prepared])
         side = self.config.mask_roi_aligner.crop_size * self.config.mask_head.upsample_factor
         crops, outer = [np.zeros([0, side, side], np.float32)], [np.zeros([0, 4], np.float32)]
         for start in range(0, len(boxes), _MAX_BOXES_AT_A_TIME):
@@ -134,7 +159,7 @@ class Predictor:
             class_ids,
             np.ones(len(boxes), np.float32),
             self.class_names,
-            sizes[0],
+            prepared.size,
             np.concatenate(crops),
             np.concatenate(outer),
         )
@@ -155,11 +180,11 @@ class Predictor:
             raise UserError(f"the model has no class {name!r} (it has: {known_names})")
         return found[0]
 
-    def _prepare(self, images: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor, list[tuple[int, int]]]:
-        pixels = [self.read(image) for image in images]
-        prepared = [self._graphs.prepare(image) for image in pixels]
-        inputs, info = (tf.stack(parts) for parts in zip(*prepared, strict=True))
-        return inputs, info, [image.shape[:2] for image in pixels]
+    def _stack(
+        self, images: Sequence[PreparedImage]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tuple[int, int]]]:
+        pixels, info, sizes = zip(*images, strict=True)
+        return tf.stack(pixels), tf.stack(info), list(sizes)
 
     def _check_boxes(self, boxes: Any, size: tuple[int, int]) -> np.ndarray:
         if not self.config.include_mask:

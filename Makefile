@@ -11,7 +11,7 @@ DEMO := runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 unexport PYTHONDONTWRITEBYTECODE  # modules are compiled when they are first imported, and kept
 
-.PHONY: venv demo test test-slow lint bench
+.PHONY: venv demo test test-slow browser lint bench
 
 venv: $(INSTALLED)
 
@@ -30,9 +30,15 @@ $(INSTALLED): requirements-lock.txt pyproject.toml
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: venv
+test-slow: venv browser
 	$(BIN)/python -m pip install --quiet --constraint requirements-lock.txt --editable '.[onnx,ray,stablehlo]'
 	$(BIN)/python -m pytest -m slow
+
+# Pages are tested in it.
+browser:
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
+		{ apt-get update --quiet && apt-get install --yes --quiet chromium chromium-driver; } || \
+		{ echo "The tests of pages need chromium and chromedriver: install them" >&2; exit 1; }
 
 lint: venv
 	$(BIN)/ruff check .

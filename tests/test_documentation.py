@@ -115,7 +115,10 @@ _PAGES = _pages(command_parser())
 # The pages whose examples make what the examples of another one read.
 _NEEDS = {verb: ("data synthetic",) for verb in ("validate", "train", "data convert")} | {
     **{verb: ("data synthetic",) for verb in ("data stats", "data check", "data browse")},
-    **{verb: ("data synthetic", "train") for verb in ("eval", "predict", "annotate")},
+    **{
+        verb: ("data synthetic", "train")
+        for verb in ("eval", "predict", "annotate", "report", "export")
+    },
 }
 
 

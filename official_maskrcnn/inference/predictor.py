@@ -106,7 +106,8 @@ class Predictor:
         if isinstance(image, PreparedImage):
             return image
         pixels = self.read(image)
-        return PreparedImage(*self._graphs.prepare(pixels), pixels.shape[:2])
+        inputs, info = self._graphs.prepare(pixels)
+        return PreparedImage(inputs, info, pixels.shape[:2])
 
     def __call__(self, image: Any) -> Detections:
         """The objects in one image; `image` as in `read`."""

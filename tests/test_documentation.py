@@ -92,6 +92,8 @@ def _shortened(command: str) -> str:
         return f"{command} '{_SHORT}'"
     if re.search(r"official_maskrcnn (train|eval) ", command):  # short by itself
         return f"{command} --params_override=trainer.validation_steps=2,runtime.run_eagerly=true"
+    if re.search(r"official_maskrcnn serve ", command):  # until it is stopped
+        return f"timeout --preserve-status 60 {command}"
     return command
 
 

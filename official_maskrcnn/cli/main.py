@@ -12,6 +12,7 @@ from official_maskrcnn.cli import (
     jobs,
     predict,
     report,
+    serve,
     sweeps,
     tpu_check,
 )
@@ -56,7 +57,7 @@ def command_parser() -> VerbParser:
         epilog="train.py takes Model Garden's flags: python3 train.py --help",
     )
     verbs_in_order = (
-        *(experiments, jobs, predict, report, export),
+        *(experiments, jobs, predict, report, export, serve),
         *(sweeps, tpu_check, data, environment),
     )
     for verbs in verbs_in_order:

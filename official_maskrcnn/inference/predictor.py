@@ -106,8 +106,8 @@ class Predictor:
         if isinstance(image, PreparedImage):
             return image
         pixels = self.read(image)
-        inputs, info = self._graphs.prepare(pixels)
-        return PreparedImage(inputs, info, pixels.shape[:2])
+        network_input, info = self._graphs.prepare(pixels)
+        return PreparedImage(network_input, info, pixels.shape[:2])
 
     def __call__(self, image: Any) -> Detections:
         """The objects in one image; `image` as in `read`."""

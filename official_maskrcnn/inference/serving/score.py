@@ -1,0 +1,97 @@
+"""The scoring script for Azure Machine Learning: name this file as the entry script.
+
+init() loads the model out of AZUREML_MODEL_DIR, or else out of ./model. run() answers as /score of
+`official-maskrcnn serve` does. Where the inference server offers raw requests, as Azure's does, the
+body is an image file, and `prob` and `mask` stand in the query; else it is JSON: {"image": the file
+in base64, "prob": 0.5, "mask": "crop"}.
+"""
+
+import base64
+import importlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+from official_maskrcnn.data.images import ImageFault
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.inference.predictor import Predictor
+from official_maskrcnn.inference.serving.answers import to_answer
+from official_maskrcnn.inference.serving.options import MaskForm
+from official_maskrcnn.tasks.model_dir import PARAMS
+
+_predictor: Predictor | None = None
+
+
+def _raw_http() -> tuple[Callable[[Callable], Callable], type | None]:
+    """Azure's decorator for raw requests and its response, if they are installed."""
+    for package in ("azureml_inference_server_http.api", "azureml.contrib.services"):
+        try:
+            request = importlib.import_module(f"{package}.aml_request")
+            response = importlib.import_module(f"{package}.aml_response")
+        except ImportError:
+            continue
+        return request.rawhttp, response.AMLResponse
+    return (lambda function: function), None
+
+
+_rawhttp, _AMLResponse = _raw_http()
+
+
+def init() -> None:
+    """Loads the model.
+
+    Raises:
+      UserError: there is none.
+    """
+    global _predictor
+    folder = pathlib.Path(os.environ.get("AZUREML_MODEL_DIR") or "model")
+    found = sorted(path.parent for path in folder.rglob(PARAMS))  # Azure puts it one folder deeper
+    if not found:
+        raise UserError(f"no model in {folder.resolve()}: a training's model_dir is expected there")
+    _predictor = Predictor(found[0])
+
+
+@_rawhttp
+def run(raw_data: Any) -> Any:
+    """The objects in an image.
+
+    Args:
+      raw_data: a request of the inference server, or the body of one.
+
+    Returns:
+      A list of {class, label, confidence, bounding_box, mask, mask_box}, as /score gives it; where
+      the request is wrong, {"error": words}.
+    """
+    if getattr(raw_data, "method", "POST") != "POST":
+        return _refuse(405, f"{raw_data.method} is not possible here: POST the bytes of an image")
+    try:
+        return _score(*_read(raw_data))
+    except (ImageFault, ValueError, TypeError, KeyError) as error:
+        return _refuse(400, f"the request cannot be read: {error}")
+
+
+def _read(raw_data: Any) -> tuple[bytes, Mapping[str, Any]]:
+    """The image and the options."""
+    if hasattr(raw_data, "get_data"):
+        return raw_data.get_data(), raw_data.args
+    if isinstance(raw_data, bytes):
+        return raw_data, {}
+    content = json.loads(raw_data)
+    return base64.b64decode(content["image"]), content
+
+
+def _score(encoded: bytes, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    assert _predictor is not None, "init() comes first"
+    form: Any = options.get("mask", "crop" if _predictor.config.include_mask else "none")
+    if form not in get_args(MaskForm):
+        raise ValueError(f"mask={form}: one of {', '.join(get_args(MaskForm))} is expected")
+    return to_answer(_predictor(encoded).above(float(options.get("prob", 0.5))), form)
+
+
+def _refuse(status: int, message: str) -> Any:
+    answer = {"error": message}
+    if _AMLResponse is None:
+        return answer
+    return _AMLResponse(answer, status, json_str=True)

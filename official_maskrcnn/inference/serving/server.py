@@ -1,0 +1,95 @@
+"""The web server of a service: uvicorn with bounds."""
+
+import asyncio
+import dataclasses
+import signal
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from official_maskrcnn.inference.serving.guard import MAX_HEADER_BYTES
+
+_HEADER_SECONDS = 10
+_KEEP_ALIVE_SECONDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Where a service listens.
+
+    Attributes:
+      host: name or address.
+      port: 0 for any that is free.
+      max_connections: those beyond are answered 503.
+      stop_seconds: that requests in work get to end when the service is stopped.
+    """
+
+    host: str
+    port: int
+    max_connections: int
+    stop_seconds: int
+
+
+class _Protocol(H11Protocol):
+    """Closes connections whose headers do not arrive in time; uvicorn bounds their size alone."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unwatch()
+        elif self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(_HEADER_SECONDS, self._end)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        self._timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+def run_server(app: ASGIApp, address: Address) -> None:
+    """Serves until SIGINT or SIGTERM, and then until the requests in work are answered.
+
+    Raises:
+      SystemExit: the address cannot be used.
+    """
+    config: dict[str, Any] = {
+        "http": _Protocol,
+        "ws": "none",
+        "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
+        "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": address.stop_seconds,
+        "limit_concurrency": address.max_connections,
+        "server_header": False,
+    }
+    server = uvicorn.Server(uvicorn.Config(app, address.host, address.port, **config))
+    # Uvicorn raises the signal that stopped it once more when it has ended; that is no fault.
+    before = {number: signal.signal(number, _pass) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _pass(number: int, frame: object) -> None:
+    pass

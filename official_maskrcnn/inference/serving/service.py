@@ -1,0 +1,156 @@
+"""A predictor that many use at once."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from official_maskrcnn.data.images import ImageFault
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.inference import images
+from official_maskrcnn.inference.detections import Detections
+from official_maskrcnn.inference.predictor import Predictor, PreparedImage
+from official_maskrcnn.inference.serving.admission import Workplace
+from official_maskrcnn.inference.serving.faults import RequestFault
+from official_maskrcnn.inference.serving.metrics import Metrics
+from official_maskrcnn.inference.serving.options import MaskForm, ServiceOptions
+
+_SCAN = b"\xff\xda"  # begins a scan of a JPEG; within its data, 0xff is followed by 0
+_MAX_SCANS = 100  # progressive JPEGs have about ten; each costs a pass over all pixels
+_FORMATS = "JPEG, PNG, WebP, TIFF, BMP or GIF"
+
+
+class _Task(NamedTuple):
+    """What the model is to do with an image.
+
+    Attributes:
+      image: ready for the network.
+      boxes: [n, 4] as fractions of the image, whose masks are wanted; None to find objects.
+      classes: of the boxes.
+    """
+
+    image: PreparedImage
+    boxes: np.ndarray | None = None
+    classes: Sequence[int | str] | None = None
+
+
+class Service(Workplace[_Task, Detections]):
+    """Finds objects in images, and the masks of given boxes; used from one event loop.
+
+    Attributes:
+      predictor: the model.
+    """
+
+    def __init__(self, predictor: Predictor, options: ServiceOptions, metrics: Metrics):
+        """Starts with `start`."""
+        super().__init__(self._find, options, metrics)
+        self.predictor = predictor
+
+    def warm_up(self) -> None:
+        """Makes the graphs, which takes longer than many requests."""
+        image = self._prepare(np.zeros([64, 64, 3], np.uint8))
+        for count in {1, self.options.max_batch}:
+            self.predictor.predict([image] * count)
+        config = self.predictor.config
+        if config.include_mask and config.mask_head.class_agnostic:
+            self.predictor.segment(image, [[0, 0, 64, 64]])
+
+    def mask_form(self, wanted: MaskForm | None) -> MaskForm:
+        """The form that masks are given in.
+
+        Raises:
+          RequestFault: masks are wanted of a model that has none.
+        """
+        has_masks = self.predictor.config.include_mask
+        if wanted is None:
+            return self.options.mask_form if has_masks else "none"
+        if wanted != "none" and not has_masks:
+            raise RequestFault(400, f"this model has no masks: mask={wanted} is not possible")
+        return wanted
+
+    async def detect(self, sources: Sequence[bytes | np.ndarray]) -> list[Detections]:
+        """The objects in images.
+
+        Args:
+          sources: content of image files, or pixels uint8 [h, w, 3].
+
+        Raises:
+          RequestFault: an image cannot be used, or there is no room for all of them now.
+        """
+        with self.admit(len(sources)):
+            work = [asyncio.create_task(self._detect(source)) for source in sources]
+            try:
+                return await asyncio.gather(*work)
+            finally:
+                for task in work:
+                    task.cancel()
+
+    async def _detect(self, source: bytes | np.ndarray) -> Detections:
+        return await self.submit(_Task(await self.in_pool(self._prepare, source)))
+
+    async def segment(
+        self, encoded: bytes, boxes: np.ndarray, classes: Sequence[int | str] | None
+    ) -> Detections:
+        """The masks of given boxes.
+
+        Args:
+          encoded: content of an image file.
+          boxes: [n, 4] (ymin, xmin, ymax, xmax) as fractions of the image.
+          classes: n ids or names; None where the model needs none.
+
+        Raises:
+          RequestFault: the image or a box cannot be used, the model cannot do it, or there is no
+            room now.
+        """
+        with self.admit():
+            image = await self.in_pool(self._prepare, encoded)
+            try:
+                return await self.submit(_Task(image, boxes, classes))
+            except UserError as error:
+                raise RequestFault(400, str(error)) from error
+
+    def _prepare(self, source: bytes | np.ndarray) -> PreparedImage:
+        pixels = self._decode(source) if isinstance(source, bytes) else source
+        return self.predictor.prepare(pixels)
+
+    def _decode(self, encoded: bytes) -> np.ndarray:
+        limit = self.options.max_pixels
+        if encoded[:2] == b"\xff\xd8" and encoded.count(_SCAN) > _MAX_SCANS:
+            raise RequestFault(400, f"the JPEG has more than {_MAX_SCANS} scans")
+        try:
+            return images.decode(encoded, max_pixels=limit)
+        except ImageFault as fault:
+            if fault.kind == "oversized_image":
+                text = f"the image has more than {limit} pixels: scale it down"
+                raise RequestFault(413, text) from fault
+            text = (
+                "the image ends too early: it was cut off on its way"
+                if fault.kind == "truncated_image"
+                else f"this is no image that can be read: send the bytes of a {_FORMATS} file as "
+                "they are"
+            )
+            raise RequestFault(400, text) from fault
+
+    def _find(self, tasks: Sequence[_Task]) -> list[Detections | Exception]:
+        """What the model's thread does with a batch."""
+        answers: dict[int, Detections | Exception] = {}
+        together = [i for i, task in enumerate(tasks) if task.boxes is None]
+        if len(together) > 1:
+            with contextlib.suppress(Exception):  # then one by one: the others are to get theirs
+                found = self.predictor.predict([tasks[i].image for i in together])
+                answers.update(zip(together, found, strict=True))
+        for i, task in enumerate(tasks):
+            if i not in answers:
+                answers[i] = self._find_alone(task)
+        return [answers[i] for i in range(len(tasks))]
+
+    def _find_alone(self, task: _Task) -> Detections | Exception:
+        try:
+            if task.boxes is None:
+                return self.predictor.predict([task.image])[0]
+            boxes = task.boxes * np.tile(task.image.size, 2)
+            return self.predictor.segment(task.image, boxes, task.classes)
+        except Exception as error:
+            return error

@@ -68,6 +68,9 @@ class Folder:
         self._ran.add(command)
         if self.shorten or "mine.yaml" in command:
             command = _shortened(command)
+        serves = " serve " in command
+        if serves:  # until it is stopped
+            command = f"timeout --preserve-status 90 {command}"
         done = subprocess.run(
             ["bash", "-euc", command],
             cwd=self.path,
@@ -80,6 +83,7 @@ class Folder:
         stopped = [143] if command.startswith("timeout") else []
         assert done.returncode in ([2] if refusal else [0, *stopped]), output
         assert refusal in done.stderr, output
+        assert not serves or "Uvicorn running" in done.stderr, output
         return done.stdout
 
 
@@ -92,8 +96,6 @@ def _shortened(command: str) -> str:
         return f"{command} '{_SHORT}'"
     if re.search(r"official_maskrcnn (train|eval) ", command):  # short by itself
         return f"{command} --params_override=trainer.validation_steps=2,runtime.run_eagerly=true"
-    if re.search(r"official_maskrcnn serve ", command):  # until it is stopped
-        return f"timeout --preserve-status 60 {command}"
     return command
 
 

@@ -17,7 +17,7 @@ from official_maskrcnn.inference.serving.app import create_app
 from official_maskrcnn.inference.serving.metrics import Metrics
 from official_maskrcnn.inference.serving.options import ServiceOptions
 from official_maskrcnn.inference.serving.service import Service
-from tests.inference.served_predictor import SIDE, ServedPredictor, encode, wait_until
+from tests.inference.served_predictor import POISON, SIDE, ServedPredictor, encode, wait_until
 
 _PHOTO = encode(40, 60)
 
@@ -218,6 +218,7 @@ def test_tensorflow_serving_answers_rows_in_pixels(client):
         ({"instances": []}, '"instances" must be a list'),
         ({"instances": [1]}, "instance 0 is no image"),
         ({"instances": [{"b64": "%%%"}]}, "no base64"),
+        ({"instances": [{"b64": "\u00e4"}]}, "no base64"),
         ({"instances": [{"b64": "aGVsbG8="}]}, "no image that can be read"),
         ({"instances": [[[1, 2], [3]]]}, "differ in length"),
         ({"instances": [[[[0, 0, 300]]]]}, "from 0 to 255"),
@@ -303,7 +304,7 @@ def test_every_answer_forbids_what_comes_from_elsewhere(client):
 
 def test_a_bug_is_a_500_and_the_service_goes_on():
     with make_client() as client:
-        assert client.post("/score", content=encode(1, 1)).status_code == 500
+        assert client.post("/score", content=encode(*POISON)).status_code == 500
         assert client.post("/score", content=_PHOTO).status_code == 200
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from official_maskrcnn.inference.serving.batching import Batcher
-from tests.inference.served_predictor import ServedPredictor, encode, wait_until
+from tests.inference.served_predictor import POISON, ServedPredictor, encode, wait_until
 from tests.inference.service_process import ServiceProcess, fake_service
 from tests.inference.test_serving import make_client
 
@@ -116,7 +116,7 @@ def test_one_image_does_not_spoil_the_others_of_its_batch():
         make_client(predictor, batch_wait=0.5) as client,
         concurrent.futures.ThreadPoolExecutor(3) as pool,
     ):
-        bodies = [_PHOTO, encode(1, 1), _PHOTO]
+        bodies = [_PHOTO, encode(*POISON), _PHOTO]
         answers = [pool.submit(client.post, "/score", content=body) for body in bodies]
         time.sleep(0.8)
         predictor.gate.set()

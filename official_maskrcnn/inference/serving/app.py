@@ -70,6 +70,7 @@ def _make_app(workplace: Workplace, *routers: fastapi.APIRouter) -> fastapi.Fast
         description=_DESCRIPTION,
         docs_url=None,  # their scripts come from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     for router in (*routers, watching_routes(workplace)):

@@ -1,7 +1,6 @@
 """TensorFlow Serving's REST form (https://www.tensorflow.org/tfx/serving/api_rest)."""
 
 import base64
-import binascii
 from typing import Any
 
 import fastapi
@@ -97,7 +96,7 @@ def _read_instance(value: Any, place: int, options: ServiceOptions) -> bytes | n
     if isinstance(value, dict) and isinstance(value.get("b64"), str):
         try:
             encoded = base64.b64decode(value["b64"], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise RequestFault(400, f"instance {place}: no base64: {error}") from error
         if len(encoded) > options.max_bytes:
             raise RequestFault(413, f"instance {place} is larger than {options.max_bytes} bytes")

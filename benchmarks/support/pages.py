@@ -57,6 +57,7 @@ def tables_by_page() -> dict[pathlib.Path, dict[str, str]]:
         },
         _DOCS / "reliability.md": {"scaling": _copy("scaling")},
         _DOCS / "export.md": {"formats": _copy("export")},
+        _DOCS / "serving.md": {"load": _copy("serving")},
     }
 
 

@@ -197,7 +197,7 @@ def _predict(client, content, path="/v1/models/nuts:predict"):
 def test_tensorflow_serving_answers_rows_in_pixels(client):
     encoded = base64.b64encode(_PHOTO).decode()
     pixels = np.zeros([20, 30, 3], int).tolist()
-    content = {"signature_name": "serving_default", "instances": [{"b64": encoded}, pixels]}
+    content = {"signature_name": "image_bytes", "instances": [{"b64": encoded}, pixels]}
     for path in ("/v1/models/nuts:predict", "/v1/models/nuts/versions/40:predict"):
         first, second = _predict(client, content, path).json()["predictions"]
         assert first["num_detections"] == 2
@@ -206,7 +206,7 @@ def test_tensorflow_serving_answers_rows_in_pixels(client):
         assert first["detection_scores"] == [0.8, 0.3]
         assert np.shape(first["detection_masks"]) == (2, SIDE, SIDE)
         assert second["detection_boxes"][1] == [0, 0, 20, 30]
-    named = {"instances": [{"image_bytes": {"b64": encoded}}]}
+    named = {"instances": [{"inputs": {"b64": encoded}}]}
     assert _predict(client, named).json()["predictions"] == [first]
 
 
@@ -228,6 +228,7 @@ def test_tensorflow_serving_answers_rows_in_pixels(client):
         ({"instances": [{"b64": "aGVsbG8="}] * 33}, "at most 32"),
         ({"inputs": {"b64": "aGVsbG8="}}, "by rows"),
         ({"instances": [[[[0, 0, 0]]]], "signature_name": "other"}, "no signature 'other'"),
+        ({"signature_name": "image_and_boxes_tensor"}, "for boxes POST /segment"),
     ],
 )
 def test_tensorflow_serving_refuses_in_words(client, content, words):

@@ -99,7 +99,10 @@ PREDICT_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "properties": {
-                        "signature_name": {"type": "string", "enum": ["serving_default"]},
+                        "signature_name": {
+                            "type": "string",
+                            "enum": ["serving_default", "image_bytes"],
+                        },
                         "instances": {"type": "array", "items": _INSTANCE, "minItems": 1},
                     },
                     "required": ["instances"],

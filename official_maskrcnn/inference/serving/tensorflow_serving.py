@@ -16,7 +16,8 @@ from official_maskrcnn.inference.serving.routes import version
 from official_maskrcnn.inference.serving.schemas import FAULTS, PREDICT_BODY, Predictions
 from official_maskrcnn.inference.serving.service import Service
 
-_SIGNATURE = "serving_default"
+# Those of an exported SavedModel that find objects; here either takes both forms of an image.
+_SIGNATURES = {"serving_default": ("DT_UINT8", [-1, -1, -1, 3]), "image_bytes": ("DT_STRING", [-1])}
 _FORMS = 'each is {"b64": "..."}, an image file in base64, or pixels [height][width][3], 0 to 255'
 # dtype and shape of the signature's tensors.
 _OUTPUTS = {
@@ -74,10 +75,11 @@ def _read_instances(body: bytes, service: Service) -> list[bytes | np.ndarray]:
         raise RequestFault(400, f"the body is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise RequestFault(400, 'the body is no JSON object: {"instances": [...]} is expected')
-    signature = content.get("signature_name") or _SIGNATURE
-    if signature != _SIGNATURE:
-        given = str(signature)[:100]
-        raise RequestFault(400, f"there is no signature {given!r}: {_SIGNATURE} is the only one")
+    signature = str(content.get("signature_name") or "serving_default")
+    if signature not in _SIGNATURES:
+        known = " and ".join(_SIGNATURES)
+        text = f"no signature {signature[:100]!r}: there are {known}; for boxes POST /segment"
+        raise RequestFault(400, text)
     if "inputs" in content:
         raise RequestFault(400, 'inputs by columns are not offered: give them by rows, "instances"')
     instances = content.get("instances")
@@ -152,17 +154,20 @@ def _metadata(service: Service, number: str) -> dict[str, Any]:
         for name, tensor in _OUTPUTS.items()
         if name != "detection_masks" or has_masks
     }
-    signature = {
-        "inputs": {"image_bytes": _tensor("image_bytes", "DT_STRING", [-1])},
-        "outputs": outputs,
-        "method_name": "tensorflow/serving/predict",
+    signatures = {
+        signature: {
+            "inputs": {"inputs": _tensor("inputs", *tensor)},
+            "outputs": outputs,
+            "method_name": "tensorflow/serving/predict",
+        }
+        for signature, tensor in _SIGNATURES.items()
     }
     return {
         "model_spec": {"name": service.options.name, "signature_name": "", "version": number},
         "metadata": {
             "signature_def": {
                 "@type": "type.googleapis.com/tensorflow.serving.SignatureDefMap",
-                "signature_def": {_SIGNATURE: signature},
+                "signature_def": signatures,
             }
         },
     }

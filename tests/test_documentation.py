@@ -121,7 +121,7 @@ _NEEDS = {verb: ("data synthetic",) for verb in ("validate", "train", "data conv
     **{verb: ("data synthetic",) for verb in ("data stats", "data check", "data browse")},
     **{
         verb: ("data synthetic", "train")
-        for verb in ("eval", "predict", "annotate", "report", "export")
+        for verb in ("eval", "predict", "annotate", "report", "export", "serve")
     },
 }
 

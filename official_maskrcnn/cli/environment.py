@@ -7,7 +7,13 @@ import sys
 from official_maskrcnn.cli.arguments import VerbParser
 from official_maskrcnn.cli.output import console
 
-_EXTRAS = {"tpu": "cloud-tpu-client", "onnx": "tf2onnx", "stablehlo": "jaxlib", "ray": "ray"}
+_EXTRAS = {
+    "tpu": "cloud-tpu-client",
+    "onnx": "tf2onnx",
+    "stablehlo": "jaxlib",
+    "serve": "fastapi",
+    "ray": "ray",
+}
 
 
 def add_verbs(parser: VerbParser) -> None:

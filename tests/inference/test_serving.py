@@ -305,7 +305,8 @@ def test_every_answer_forbids_what_comes_from_elsewhere(client):
 
 def test_a_bug_is_a_500_and_the_service_goes_on():
     with make_client() as client:
-        assert client.post("/score", content=encode(*POISON)).status_code == 500
+        answer = client.post("/score", content=encode(*POISON))
+        assert answer.status_code == 500 and "its log says more" in answer.json()["error"]
         assert client.post("/score", content=_PHOTO).status_code == 200
 
 

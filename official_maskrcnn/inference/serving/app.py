@@ -112,6 +112,10 @@ def _add_faults(app: fastapi.FastAPI, name: str) -> None:
         ]
         return RequestFault(400, "; ".join(faults)).response()
 
+    @app.exception_handler(Exception)
+    async def confess(request: Request, error: Exception) -> Response:
+        return RequestFault(500, "a fault of the service: its log says more").response()
+
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
         path = request.url.path

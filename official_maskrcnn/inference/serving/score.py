@@ -68,7 +68,9 @@ def run(raw_data: Any) -> Any:
         return _refuse(405, f"{raw_data.method} is not possible here: POST the bytes of an image")
     try:
         return _score(*_read(raw_data))
-    except (ImageFault, ValueError, TypeError, KeyError) as error:
+    except ImageFault as fault:
+        return _refuse(400, f"the image cannot be used: {fault.kind.replace('_', ' ')}")
+    except (ValueError, TypeError, KeyError) as error:
         return _refuse(400, f"the request cannot be read: {error}")
 
 

@@ -101,7 +101,7 @@ def _export(arguments: argparse.Namespace) -> None:
             arguments.checkpoint,
         )
         export_table.write(arguments.output, checked)
-        console().print(export_table.terminal_table(checked))
+        console().print(*export_table.terminal_tables(checked))
     print(f"written to {arguments.output}")
 
 

@@ -1,4 +1,4 @@
-"""The measurements of `export_check` as a table, for people and for programs."""
+"""The measurements of `export_check` as tables, for people and for programs."""
 
 import dataclasses
 import json
@@ -10,15 +10,17 @@ import rich.table
 from official_maskrcnn.inference.export_check import Checked
 
 HEADER = (
-    *("format", "MB", "ms an image", "x checkpoint", "box AP", "difference"),
-    *("mask AP", "difference", "unmatched", "of boxes", "of scores", "of masks"),
+    *("format", "MB", "ms", "ratio", "box AP", "Δ", "mask AP", "Δ"),
+    *("unmatched", "boxes", "scores", "masks"),
 )
+_COSTS = 8  # columns of the first table on the terminal
 
 
 def rows(checked: Sequence[Checked]) -> list[list[str]]:
     """A row for each format, with the cells of `HEADER`; the checkpoint comes first.
 
-    Differences of AP are those from the checkpoint's; the last four columns are `Differences`.
+    ms is the time of an image, ratio that time over the checkpoint's, Δ the AP less the
+    checkpoint's; the last four are `Differences`.
     """
     reference = checked[0]
     table = []
@@ -32,27 +34,28 @@ def rows(checked: Sequence[Checked]) -> list[list[str]]:
         for kind in ("box/AP", "mask/AP"):
             if kind in reference.metrics:
                 value, expected = entry.metrics[kind], reference.metrics[kind]
-                row += [f"{value:.4f}", f"{value - expected:+.4f}"]
+                row += [f"{value:.3f}", f"{value - expected:+.3f}"]
             else:
                 row += ["", ""]
         found = dataclasses.astuple(entry.differences)
-        row += [str(found[0]), *(f"{value:.1e}" for value in found[1:])]
+        row += [str(found[0]), *(f"{value:.1g}" for value in found[1:])]
         table.append(row)
     return table
 
 
-def terminal_table(checked: Sequence[Checked]) -> rich.table.Table:
-    """For the terminal."""
-    table = rich.table.Table(title="The formats beside the checkpoint")
-    for name in HEADER:
-        table.add_column(name, justify="left" if name == "format" else "right")
-    for row in rows(checked):
-        table.add_row(*row)
-    table.caption = (
-        "difference: of AP from the checkpoint's; unmatched: detections that only one of both has; "
-        "of boxes (relative to the image's longer side), scores and masks: the largest difference"
-    )
-    return table
+def terminal_tables(checked: Sequence[Checked]) -> list[rich.table.Table]:
+    """Two that fit beside each other or one below the other."""
+    found = rows(checked)
+    costs = rich.table.Table(title="Beside the checkpoint")
+    costs.caption = "ms an image; ratio: of the times; Δ: of AP"
+    differences = rich.table.Table(title="Largest differences of detections")
+    differences.caption = "boxes: relative to the image's longer side"
+    for table, columns in ((costs, range(_COSTS)), (differences, (0, *range(_COSTS, len(HEADER))))):
+        for column in columns:
+            table.add_column(HEADER[column], justify="right" if column else "left", no_wrap=True)
+        for row in found:
+            table.add_row(*(row[column] for column in columns))
+    return [costs, differences]
 
 
 def write(folder: str, checked: Sequence[Checked]) -> None:

@@ -26,4 +26,4 @@ def test_convolution_over_blocks_equals_that_over_pixels(kernel_size):
     assert backbones._BlockwiseConv2D.replaces(conv)
     conv.__class__ = backbones._BlockwiseConv2D
     for got, value in zip(run(), expected, strict=True):
-        np.testing.assert_allclose(got, value, atol=1e-5)
+        np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-5)

@@ -83,7 +83,7 @@ class Folder:
         stopped = [143] if command.startswith("timeout") else []
         assert done.returncode in ([2] if refusal else [0, *stopped]), output
         assert refusal in done.stderr, output
-        assert not serves or "Uvicorn running" in done.stderr, output
+        assert not serves or "running on http" in done.stdout, output
         return done.stdout
 
 

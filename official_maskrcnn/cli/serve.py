@@ -127,20 +127,18 @@ def _add_bounds(verb: VerbParser) -> None:
 
 def _serve(arguments: argparse.Namespace) -> None:
     try:
-        from official_maskrcnn.inference.serving.server import Address, run_server
+        from official_maskrcnn.inference.serving.server import bind, run_server
     except ImportError as error:
         raise UserError(
             f"serve needs {error.name}: pip install 'official-maskrcnn[serve]'"
         ) from error
 
     options = _options(arguments)
+    held = bind(arguments.host, arguments.port)  # before the model is loaded, which takes longer
     app = _make_app(arguments, options)
     if arguments.host not in _LOCAL and options.token is None:
         print(f"warning: {arguments.host} is open to everybody: no token is set", file=sys.stderr)
-    address = Address(
-        arguments.host, arguments.port, arguments.max_connections, arguments.stop_seconds
-    )
-    run_server(app, address)
+    run_server(app, held, arguments.max_connections, arguments.stop_seconds)
 
 
 def _options(arguments: argparse.Namespace) -> "ServiceOptions":

@@ -83,14 +83,14 @@ def fake_service(
         "from official_maskrcnn.inference.serving.app import create_app\n"
         "from official_maskrcnn.inference.serving.metrics import Metrics\n"
         "from official_maskrcnn.inference.serving.options import ServiceOptions\n"
-        "from official_maskrcnn.inference.serving.server import Address, run_server\n"
+        "from official_maskrcnn.inference.serving.server import bind, run_server\n"
         "from official_maskrcnn.inference.serving.service import Service\n"
         "from tests.inference.served_predictor import ServedPredictor\n"
         f"predictor = ServedPredictor({include_mask}, {class_agnostic})\n"
         f"predictor.gate.wait = lambda limit: time.sleep({seconds})\n"
         f"options = ServiceOptions(**{ {'name': 'fake', **options}!r})\n"
         "app = create_app(Service(predictor, options, Metrics()))\n"
-        "run_server(app, Address('127.0.0.1', 0, 64, 10))\n"
+        "run_server(app, bind('127.0.0.1', 0), 64, 10)\n"
     )
     with running("-c", code) as service:
         yield service

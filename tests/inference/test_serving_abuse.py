@@ -247,7 +247,7 @@ def test_nothing_ends_the_service(service):
     assert max(memory[5:]) < min(memory[3:6]) + 30
 
 
-def test_what_openapi_promises_holds():
+def test_what_openapi_promises_holds(tmp_path):
     """Requests made of the description, right and wrong ones, are answered as it says."""
     program = pathlib.Path(sys.executable).with_name("schemathesis")
     with fake_service(time_limit=5.0, max_bytes=1 << 20) as service:
@@ -258,6 +258,7 @@ def test_what_openapi_promises_holds():
             capture_output=True,
             text=True,
             check=False,
+            cwd=tmp_path,  # it keeps notes there
         )
         assert done.returncode == 0, done.stdout[-8000:]
         assert int(re.findall(r"(\d+) generated", done.stdout)[-1]) > 300

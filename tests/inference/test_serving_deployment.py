@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 import textwrap
@@ -127,6 +128,15 @@ def test_wrong_arguments_are_refused_in_words(arguments, words, capsys, monkeypa
     monkeypatch.delenv("AZUREML_MODEL_DIR", raising=False)
     assert main(["serve", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert main(["serve", "--model", str(tmp_path), "--port", port]) == 2
+    assert f"--port {port} cannot be used: Address already in use" in capsys.readouterr().err
+    assert main(["serve", "--model", str(tmp_path), "--host", "no.such.host.invalid"]) == 2
+    assert "--host no.such.host.invalid" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_is_named():

@@ -66,7 +66,7 @@ class Batcher(Generic[Item, Answer]):
         self._loop = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Ends; the batch in work is finished, those who wait get an error."""
+        """Ends after the batch in work; whoever still waits for an answer gets none."""
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])

@@ -279,6 +279,7 @@ function say(text, isFault = false) {
 async function open(file) {
   if (!file) return;
   say("Looking\u2026");
+  await ready;
   try {
     const limit = state.facts?.max_bytes;
     if (limit && file.size > limit) {
@@ -463,4 +464,4 @@ $("token-form").onsubmit = async (event) => {
   }
 };
 
-readFacts().catch((error) => say(error.message, true));
+const ready = readFacts().catch((error) => say(error.message, true));

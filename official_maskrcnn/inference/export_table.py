@@ -10,7 +10,7 @@ import rich.table
 from official_maskrcnn.inference.export_check import Checked
 
 HEADER = (
-    *("format", "MB", "ms", "ratio", "box AP", "Δ", "mask AP", "Δ"),
+    *("format", "MB", "ms", "ratio", "box AP", "Δ box", "mask AP", "Δ mask"),
     *("unmatched", "boxes", "scores", "masks"),
 )
 _COSTS = 8  # columns of the first table on the terminal
@@ -47,7 +47,7 @@ def terminal_tables(checked: Sequence[Checked]) -> list[rich.table.Table]:
     """Two that fit beside each other or one below the other."""
     found = rows(checked)
     costs = rich.table.Table(title="Beside the checkpoint")
-    costs.caption = "ms an image; ratio: of the times; Δ: of AP"
+    costs.caption = "ms an image; ratio: of the times; Δ: of AP from the checkpoint's"
     differences = rich.table.Table(title="Largest differences of detections")
     differences.caption = "boxes: relative to the image's longer side"
     for table, columns in ((costs, range(_COSTS)), (differences, (0, *range(_COSTS, len(HEADER))))):

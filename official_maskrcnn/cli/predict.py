@@ -85,7 +85,9 @@ def _add_predict(parser: VerbParser) -> None:
 
 def add_model(verb: VerbParser, required: bool = True) -> None:
     """Arguments that name a trained model."""
-    verb.add_argument("--model", required=required, metavar="DIR", help="model_dir of a training")
+    verb.add_argument(
+        "--model", required=required, metavar="DIR", help="model_dir of a training, or an export"
+    )
     verb.add_argument(
         "--checkpoint",
         default="best",

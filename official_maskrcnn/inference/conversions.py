@@ -14,6 +14,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from official_maskrcnn.data.parser import preprocess_image
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.inference.graphs import save_module
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN
 from official_maskrcnn.tasks import stablehlo
 
@@ -57,8 +58,7 @@ def to_tflite(graph: PortableGraph, quantization: str | None, about: str) -> byt
       UserError: the model has an operation that TFLite has not; the message names it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(graph, folder, signatures=graph.detect, options=options)
+        save_module(graph, folder, graph.detect)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if quantization is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

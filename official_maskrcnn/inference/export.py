@@ -19,6 +19,7 @@ from official_maskrcnn.evaluation.files import read_json, write_json
 from official_maskrcnn.inference import conversions
 from official_maskrcnn.inference.exported_model import is_export
 from official_maskrcnn.inference.formats import ABOUT, FORMATS
+from official_maskrcnn.inference.graphs import save_module
 from official_maskrcnn.inference.signatures import serving_signatures
 from official_maskrcnn.inference.trained_model import TrainedModel, load_trained_model
 from official_maskrcnn.modeling import checkpoint_files
@@ -136,8 +137,7 @@ class _Exporter:
     def _save(self) -> None:
         graphs = self._trained.graphs
         signatures = serving_signatures(graphs, self._trained.config, self._paste_masks)
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(graphs, str(self._folder), signatures=signatures, options=options)
+        save_module(graphs, str(self._folder), signatures)
 
     def _static_model(self, precision: str) -> MaskRCNN:
         if precision not in self._static:

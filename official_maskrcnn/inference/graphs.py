@@ -4,6 +4,8 @@ Comments use: b images, d slots for detections, m boxes, s the side of a mask.
 """
 
 import functools
+import logging
+from typing import Any
 
 import tensorflow as tf
 
@@ -50,3 +52,14 @@ class InferenceGraphs(tf.Module):
         boxes = tf.TensorSpec([None, 4], tf.float32)
         if model.mask_head is not None:
             self.segment = _graph(segment, input_signature=[images, info, boxes, indices, indices])
+
+
+def save_module(module: tf.Module, folder: str, signatures: Any) -> None:
+    """Writes a SavedModel without gradients, as `tf.saved_model.save` does."""
+    logger = logging.getLogger("absl")  # TensorFlow changes its level on the way
+    level = logger.level
+    try:
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, folder, signatures, options)
+    finally:
+        logger.setLevel(level)

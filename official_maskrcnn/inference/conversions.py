@@ -14,7 +14,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from official_maskrcnn.data.parser import preprocess_image
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.inference.graphs import save_module
+from official_maskrcnn.inference.graphs import save_module, without_remarks
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN
 from official_maskrcnn.tasks import stablehlo
 
@@ -65,7 +65,8 @@ def to_tflite(graph: PortableGraph, quantization: str | None, about: str) -> byt
         if quantization == "float16":
             converter.target_spec.supported_types = [tf.float16]
         try:
-            content = converter.convert()
+            with without_remarks():
+                content = converter.convert()
         except Exception as error:  # ConverterError, whose class has no public name
             raise UserError(f"TFLite cannot have this model: {_first_lines(error)}") from error
         path = pathlib.Path(folder, "model.tflite")

@@ -46,7 +46,7 @@ def export_model(
 
     Args:
       path: the model_dir of a training.
-      output: folder to write, which must not exist; it appears when it is whole.
+      output: folder to write, which must not hold anything; it appears when it is whole.
       formats: of `FORMATS`.
       checkpoint: as for `load_trained_model`.
       precision: of the layers of the SavedModel and of StableHLO: float32, bfloat16 or auto. TFLite
@@ -59,8 +59,8 @@ def export_model(
       UserError: there is no such training or checkpoint, an extra is missing, the folder is there,
         or the model cannot have what is asked for.
     """
-    folder = pathlib.Path(output)
     _refuse_output(path, output)
+    folder = pathlib.Path(output).resolve()
     _require_extras(formats)
     with step("loading the model"):
         trained = load_trained_model(path, checkpoint, precision)
@@ -77,7 +77,7 @@ def export_model(
         save_params(trained.experiment, str(staging / PARAMS))
         write_json(staging / ABOUT, about)
         staging.replace(folder)
-    except OSError as error:
+    except (OSError, tf.errors.ResourceExhaustedError) as error:  # TensorFlow's: a full disk
         raise UserError(f"cannot write to {output}: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

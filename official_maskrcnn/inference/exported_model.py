@@ -11,6 +11,7 @@ from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.files import read_json
 from official_maskrcnn.inference.formats import ABOUT, FORMATS
+from official_maskrcnn.inference.graphs import without_remarks
 from official_maskrcnn.tasks.model_dir import PARAMS
 
 
@@ -68,8 +69,10 @@ def load_exported(
             f"--precision {precision}"
         )
     experiment = experiment_from_params(os.path.join(path, PARAMS))
+    with without_remarks():
+        graphs = tf.saved_model.load(path)
     return ExportedModel(
-        tf.saved_model.load(path),
+        graphs,
         experiment.task.model,
         {entry["id"]: entry["name"] for entry in about["categories"]},
         about["checkpoint"],

@@ -3,8 +3,10 @@
 Comments use: b images, d slots for detections, m boxes, s the side of a mask.
 """
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -54,12 +56,23 @@ class InferenceGraphs(tf.Module):
             self.segment = _graph(segment, input_signature=[images, info, boxes, indices, indices])
 
 
-def save_module(module: tf.Module, folder: str, signatures: Any) -> None:
-    """Writes a SavedModel without gradients, as `tf.saved_model.save` does."""
-    logger = logging.getLogger("absl")  # TensorFlow changes its level on the way
+@contextlib.contextmanager
+def without_remarks() -> Iterator[None]:
+    """Keeps back what TensorFlow says of gradients that a SavedModel lacks.
+
+    The log level, which TensorFlow changes when it saves, is the one before again at the end.
+    """
+    logger = logging.getLogger("absl")
     level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, folder, signatures, options)
+        yield
     finally:
         logger.setLevel(level)
+
+
+def save_module(module: tf.Module, folder: str, signatures: Any) -> None:
+    """Writes a SavedModel without gradients, as `tf.saved_model.save` does."""
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    with without_remarks():
+        tf.saved_model.save(module, folder, signatures, options)

@@ -61,7 +61,8 @@ class Predictor:
         Args:
           path: the model_dir of a training, or the folder of an export.
           checkpoint: best (the latest one if none was kept as the best), latest, a step, or a path.
-          precision: of the layers: float32, bfloat16 or auto; None for that of the training.
+          precision: of the layers: float32, bfloat16 or auto; None for that of the training. Of an
+            export, checkpoint and precision are fixed.
           min_score: detections of a lower score are not looked for, which saves time; at least the
             model's own detection_generator.pre_nms_score_threshold.
 

@@ -59,7 +59,8 @@ def to_tflite(graph: PortableGraph, quantization: str | None, about: str) -> byt
     """
     with tempfile.TemporaryDirectory() as folder:
         save_module(graph, folder, graph.detect)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        with without_remarks():
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if quantization is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantization == "float16":

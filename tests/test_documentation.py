@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -68,9 +69,8 @@ class Folder:
         self._ran.add(command)
         if self.shorten or "mine.yaml" in command:
             command = _shortened(command)
-        serves = " serve " in command
-        if serves:  # until it is stopped
-            command = f"timeout --preserve-status 90 {command}"
+        if " serve " in command:
+            return self._serve(command)
         done = subprocess.run(
             ["bash", "-euc", command],
             cwd=self.path,
@@ -83,8 +83,26 @@ class Folder:
         stopped = [143] if command.startswith("timeout") else []
         assert done.returncode in ([2] if refusal else [0, *stopped]), output
         assert refusal in done.stderr, output
-        assert not serves or "running on http" in done.stdout, output
         return done.stdout
+
+    def _serve(self, command: str) -> str:
+        """Runs a service until it says that it runs, and stops it."""
+        process = subprocess.Popen(
+            ["bash", "-euc", f"exec {command}"],
+            cwd=self.path,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "running on http" in line:
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0 and "running on http" in "".join(lines), "".join(lines)
+        return "".join(lines)
 
 
 def _shortened(command: str) -> str:

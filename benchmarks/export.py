@@ -27,16 +27,16 @@ def main() -> None:
         return
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from official_maskrcnn.inference import export_table
-    from official_maskrcnn.inference.export import export_model
-    from official_maskrcnn.inference.export_check import check_export
+    from official_maskrcnn.inference.export import table
+    from official_maskrcnn.inference.export.check import check_export
+    from official_maskrcnn.inference.export.exporter import export_model
     from official_maskrcnn.inference.formats import FORMATS
 
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "export")
         export_model(arguments.model, output, tuple(FORMATS))
         checked = check_export(arguments.model, output, arguments.annotations, arguments.image_dir)
-    report(__file__, export_table.HEADER, export_table.rows(checked))
+    report(__file__, table.HEADER, table.rows(checked))
 
 
 if __name__ == "__main__":

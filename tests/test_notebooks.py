@@ -43,7 +43,8 @@ def _pictures(notebook: nbformat.NotebookNode) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures"), [("inspect_data.ipynb", 4), ("visualize_model.ipynb", 5)]
+    ("name", "pictures"),
+    [("inspect_data.ipynb", 4), ("visualize_model.ipynb", 5), ("deployment.ipynb", 1)],
 )
 def test_a_notebook_runs_and_draws(
     name: str,

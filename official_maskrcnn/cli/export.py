@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from official_maskrcnn.cli.arguments import VerbParser, positive_int
 from official_maskrcnn.cli.output import console
+from official_maskrcnn.cli.predict import add_model
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.formats import FORMATS
 
@@ -26,7 +27,7 @@ def add_verbs(parser: VerbParser) -> None:
             "--check ../shared/data/nuts/instances_val.json --image_dir ../shared/data/nuts/images",
         ),
     )
-    verb.add_argument("--model", required=True, metavar="DIR", help="model_dir of a training")
+    add_model(verb, precision="float32")
     verb.add_argument("--output", required=True, metavar="DIR", help="new folder to write to")
     verb.add_argument(
         "--formats",
@@ -35,18 +36,6 @@ def add_verbs(parser: VerbParser) -> None:
         default=["saved_model"],
         metavar="NAME",
         help=f"of {', '.join(FORMATS)}; default: saved_model",
-    )
-    verb.add_argument(
-        "--checkpoint",
-        default="best",
-        metavar="WHICH",
-        help="best, latest, a step or a path; default: %(default)s",
-    )
-    verb.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16", "auto"),
-        default="float32",
-        help="of the layers, in saved_model and stablehlo; default: %(default)s",
     )
     verb.add_argument(
         "--paste_masks",
@@ -73,8 +62,9 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.image_dir and not arguments.check:
         raise UserError("--image_dir is of no use without --check")
     with _step("loading TensorFlow"):
-        from official_maskrcnn.inference import export_check, export_table
-        from official_maskrcnn.inference.export import export_model, size_in_bytes
+        from official_maskrcnn.inference.export import table
+        from official_maskrcnn.inference.export.check import check_export
+        from official_maskrcnn.inference.export.exporter import export_model, size_in_bytes
         from official_maskrcnn.inference.image_list import find_images
 
     if arguments.check:
@@ -93,15 +83,15 @@ def _export(arguments: argparse.Namespace) -> None:
     for name in formats:
         print(f"{name}: {size_in_bytes(arguments.output, name) / 1e6:.1f} MB")
     if arguments.check:
-        checked = export_check.check_export(
+        checked = check_export(
             arguments.model,
             arguments.output,
             arguments.check,
             arguments.image_dir,
             arguments.checkpoint,
         )
-        export_table.write(arguments.output, checked)
-        console().print(*export_table.terminal_tables(checked))
+        table.write(arguments.output, checked)
+        console().print(*table.terminal_tables(checked))
     print(f"written to {arguments.output}")
 
 

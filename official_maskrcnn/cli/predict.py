@@ -83,7 +83,7 @@ def _add_predict(parser: VerbParser) -> None:
     verb.set_defaults(run=_predict)
 
 
-def add_model(verb: VerbParser, required: bool = True) -> None:
+def add_model(verb: VerbParser, required: bool = True, precision: str | None = None) -> None:
     """Arguments that name a trained model."""
     verb.add_argument(
         "--model", required=required, metavar="DIR", help="model_dir of a training, or an export"
@@ -97,7 +97,8 @@ def add_model(verb: VerbParser, required: bool = True) -> None:
     verb.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "auto"),
-        help="of the layers; default: that of the training",
+        default=precision,
+        help=f"of the layers; default: {precision or 'that of the training'}",
     )
 
 

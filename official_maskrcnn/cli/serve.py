@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from official_maskrcnn.cli.arguments import VerbParser, positive_int
 from official_maskrcnn.cli.predict import add_model
-from official_maskrcnn.errors import UserError
+from official_maskrcnn.errors import UserError, require_packages
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -126,12 +126,8 @@ def _add_bounds(verb: VerbParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    try:
-        from official_maskrcnn.inference.serving.server import bind, run_server
-    except ImportError as error:
-        raise UserError(
-            f"serve needs {error.name}: pip install 'official-maskrcnn[serve]'"
-        ) from error
+    require_packages(("fastapi", "prometheus_client", "uvicorn"), "serve", "serve")
+    from official_maskrcnn.inference.serving.server import bind, run_server
 
     options = _options(arguments)
     held = bind(arguments.host, arguments.port)  # before the model is loaded, which takes longer

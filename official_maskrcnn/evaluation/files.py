@@ -1,4 +1,8 @@
-"""JSON files: local ones, or those at a URL (gs://...) by way of TensorFlow's file systems."""
+"""Text files: local ones, or those at a URL (gs://...) by way of TensorFlow's file systems.
+
+What is written makes its folders and appears when it is complete; a `UserError` says why it
+cannot be written.
+"""
 
 import contextlib
 import json
@@ -25,14 +29,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: cannot be read ({error})") from error
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file."""
+    with _written(path) as file:
+        file.write(text)
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes a JSON file; it appears when it is complete."""
+    """Writes a JSON file."""
     with _written(path) as file:
         json.dump(content, file)
 
 
 def write_json_list(path: str | os.PathLike[str], entries: Iterable[Mapping[str, Any]]) -> None:
-    """Writes entries one a line as they come; the file appears when it is complete."""
+    """Writes entries one a line as they come."""
     with _written(path) as file:
         separator = "["
         for entry in entries:
@@ -45,14 +55,19 @@ def write_json_list(path: str | os.PathLike[str], entries: Iterable[Mapping[str,
 def _written(path: str | os.PathLike[str]) -> Iterator[Any]:
     path = os.fspath(path)
     unfinished = f"{path}.unfinished"
-    with _open(unfinished, "w") as file:
-        yield file
-    if "://" in path:
-        import tensorflow as tf
+    try:
+        if "://" not in path:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with _open(unfinished, "w") as file:
+            yield file
+        if "://" in path:
+            import tensorflow as tf
 
-        tf.io.gfile.rename(unfinished, path, overwrite=True)
-    else:
-        os.replace(unfinished, path)
+            tf.io.gfile.rename(unfinished, path, overwrite=True)
+        else:
+            os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
 
 
 def _open(path: str, mode: str) -> Any:

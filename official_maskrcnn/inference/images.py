@@ -90,16 +90,11 @@ def as_rgb(image: Any) -> np.ndarray:
       ValueError: other shapes or types, such as floats.
     """
     pixels = np.asarray(image)
-    if pixels.dtype == bool or pixels.ndim not in (2, 3) or pixels.dtype != np.uint8:
-        raise ValueError(f"expected an image as uint8 [h, w, 3], got {_describe(pixels)}")
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
-        raise ValueError(f"expected an image as uint8 [h, w, 3], got {_describe(pixels)}")
+    shape = (*pixels.shape, 1) if pixels.ndim == 2 else pixels.shape
+    if pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
+        text = f"{pixels.dtype} {list(pixels.shape)}"
+        raise ValueError(f"expected an image as uint8 [h, w, 3], got {text}")
+    pixels = pixels.reshape(shape)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels[..., :3])
-
-
-def _describe(pixels: np.ndarray) -> str:
-    return f"{pixels.dtype} {list(pixels.shape)}"

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import tensorflow as tf
 from absl import logging
 
-from official_maskrcnn.errors import UserError
+from official_maskrcnn.errors import UserError, require_packages
 from official_maskrcnn.training import sweep_process
 
 T = TypeVar("T")
@@ -91,12 +91,9 @@ class RayExecutor:
         Raises:
           UserError: Ray is not installed, or the cluster cannot be reached.
         """
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError(
-                "--executor ray needs Ray: pip install 'official-maskrcnn[ray]'"
-            ) from error
+        require_packages(("ray",), "--executor ray", "ray")
+        import ray
+
         try:
             ray.init(
                 address,

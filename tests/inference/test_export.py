@@ -13,7 +13,7 @@ import tensorflow as tf
 from official_maskrcnn import Detections, Predictor, UserError
 from official_maskrcnn.cli.main import main
 from official_maskrcnn.data.tfrecord import encode_example
-from official_maskrcnn.inference.export import export_model
+from official_maskrcnn.inference.export.exporter import export_model
 from tests.inference.fresh_process import run_fresh
 from tests.inference.small_model import CLASS_NAMES, make_model_dir
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from official_maskrcnn.cli.main import main
 from official_maskrcnn.data.synthetic import make_synthetic
-from official_maskrcnn.inference.export import export_model
-from official_maskrcnn.inference.export_check import check_export
+from official_maskrcnn.inference.export.check import check_export
+from official_maskrcnn.inference.export.exporter import export_model
 from official_maskrcnn.inference.formats import FORMATS
 from official_maskrcnn.inference.trained_model import load_trained_model
 from tests.inference.small_model import CLASS_NAMES, make_model_dir

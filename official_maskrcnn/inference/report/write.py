@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import os
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import official_maskrcnn
 from official_maskrcnn.data import parallel
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.evaluation.files import write_text
 from official_maskrcnn.inference.report import content, page, pictures
 from official_maskrcnn.inference.report.data import ReportData, load_data, validation_data
 from official_maskrcnn.inference.report.sources import (
@@ -96,7 +96,7 @@ def write_report(
         "pictures": list(parallel.track(drawn, len(places), "Drawing")),
     }
     title = " and ".join(own.name for own in detected)
-    _write(output, page.render(f"Report: {title}", whole))
+    write_text(output, page.render(f"Report: {title}", whole))
     shutil.rmtree(work, ignore_errors=True)
     faults = {path: kind for own in detected for path, kind in own.faults.items()}
     return Written([model["metrics"] for model in models], faults)
@@ -141,13 +141,3 @@ def _images(data: ReportData) -> dict[str, list[Any]]:
         "name": [image.name for image in data.images],
         "objects": list(objects.values()),
     }
-
-
-def _write(output: str, text: str) -> None:
-    unfinished = f"{output}.unfinished"
-    try:
-        pathlib.Path(unfinished).parent.mkdir(parents=True, exist_ok=True)
-        pathlib.Path(unfinished).write_text(text, encoding="utf-8")
-        os.replace(unfinished, output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error}") from error

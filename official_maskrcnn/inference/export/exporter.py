@@ -16,11 +16,11 @@ from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.data import parser
 from official_maskrcnn.errors import UserError, require_packages
 from official_maskrcnn.evaluation.files import read_json, write_json
-from official_maskrcnn.inference import conversions
+from official_maskrcnn.inference.export import conversions
+from official_maskrcnn.inference.export.signatures import serving_signatures
 from official_maskrcnn.inference.exported_model import is_export
 from official_maskrcnn.inference.formats import ABOUT, FORMATS
 from official_maskrcnn.inference.graphs import save_module
-from official_maskrcnn.inference.signatures import serving_signatures
 from official_maskrcnn.inference.trained_model import TrainedModel, load_trained_model
 from official_maskrcnn.modeling import checkpoint_files
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN

@@ -22,10 +22,10 @@ from official_maskrcnn.data import parallel
 from official_maskrcnn.data.parser import preprocess_image
 from official_maskrcnn.evaluation import CocoEvaluator, load_ground_truth
 from official_maskrcnn.evaluation.files import read_json
-from official_maskrcnn.inference import export_runner
 from official_maskrcnn.inference import images as image_files
 from official_maskrcnn.inference.detections import Detections, from_outputs
-from official_maskrcnn.inference.export import size_in_bytes
+from official_maskrcnn.inference.export import runner
+from official_maskrcnn.inference.export.exporter import size_in_bytes
 from official_maskrcnn.inference.formats import ABOUT, FORMATS
 from official_maskrcnn.inference.image_list import ImageFile, find_images
 from official_maskrcnn.inference.predictor import Predictor
@@ -166,7 +166,7 @@ class _Process:
     def __enter__(self) -> "_Process":
         self._folder = pathlib.Path(self._exit.enter_context(tempfile.TemporaryDirectory()))
         self._errors = self._exit.enter_context((self._folder / "stderr").open("w+"))
-        command = [sys.executable, "-I", export_runner.__file__, self._name, str(self._file)]
+        command = [sys.executable, "-I", runner.__file__, self._name, str(self._file)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The measurements of `export_check` as tables, for people and for programs."""
+"""The measurements of `check` as tables, for people and for programs."""
 
 import dataclasses
 import json
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import rich.table
 
-from official_maskrcnn.inference.export_check import Checked
+from official_maskrcnn.evaluation.files import write_text
+from official_maskrcnn.inference.export.check import Checked
 
 HEADER = (
     *("format", "MB", "ms", "ratio", "box AP", "Δ box", "mask AP", "Δ mask"),
@@ -62,7 +63,6 @@ def write(folder: str, checked: Sequence[Checked]) -> None:
     """Writes check.json, with all metrics, and check.md to the folder of an export."""
     entries = [dataclasses.asdict(entry) for entry in checked]
     path = pathlib.Path(folder)
-    (path / "check.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    write_text(path / "check.json", json.dumps(entries, indent=1) + "\n")
     lines = [HEADER, ["---"] * len(HEADER), *rows(checked)]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    (path / "check.md").write_text(text, encoding="utf-8")
+    write_text(path / "check.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))

@@ -1,6 +1,6 @@
-"""Runs an exported model for `export_check`, in a process that has nothing of this package.
+"""Runs an exported model for `check`, in a process that has nothing of this package.
 
-    python -I export_runner.py FORMAT PATH
+    python -I runner.py FORMAT PATH
 
 Each line on standard input names a .npz file of inputs. The outputs go to the file of that name
 with .out.npz behind, and a line of JSON on standard output says how many seconds it took.

@@ -17,8 +17,8 @@ def add_verbs(parser: VerbParser) -> None:
         "Stopped and started again, it goes on.",
         (
             "--model runs/nuts --output runs/nuts_report.html",
-            "--compare runs/nuts@best runs/nuts@latest --images ../shared/data/nuts/images "
-            "--annotations ../shared/data/nuts/instances_val.json --output runs/nuts_compared.html",
+            "--compare runs/nuts@best runs/nuts@latest --output runs/nuts_compared.html "
+            "--data ../shared/data/nuts/instances_val.json --image_dir ../shared/data/nuts/images",
         ),
     )
     add_model(verb, required=False)
@@ -34,12 +34,12 @@ def add_verbs(parser: VerbParser) -> None:
         metavar="FILE",
         help="COCO results to report in place of predicting; --model is not needed then",
     )
-    verb.add_argument("--images", metavar="DIR", help="of the images; default: that of the file")
     verb.add_argument(
-        "--annotations",
+        "--data",
         metavar="FILE",
         help="COCO annotations; default: the data that the model was validated on",
     )
+    verb.add_argument("--image_dir", metavar="DIR", help="of its images; default: its own")
     verb.add_argument("--output", required=True, metavar="FILE", help="page to write")
     verb.add_argument(
         "--score",
@@ -73,13 +73,13 @@ def _report(arguments: argparse.Namespace) -> None:
         ]
     else:
         raise UserError("what is to be reported? Give --model, --results or --compare")
-    if arguments.images and not arguments.annotations:
-        raise UserError("--images without --annotations: which objects are in them?")
+    if arguments.image_dir and not arguments.data:
+        raise UserError("--image_dir without --data: which objects are in them?")
     written = write_report(
         sources,
         arguments.output,
-        arguments.annotations,
-        arguments.images,
+        arguments.data,
+        arguments.image_dir,
         score=arguments.score,
         images_shown=arguments.images_shown,
         limit=arguments.limit,

@@ -32,16 +32,13 @@ class ImageFile(NamedTuple):
     is_annotated: bool
 
 
-def find_images(
-    source: str, image_dir: str | None = None, option: str = "--image_dir"
-) -> list[ImageFile]:
+def find_images(source: str, image_dir: str | None = None) -> list[ImageFile]:
     """Images that a text names.
 
     Args:
       source: a folder (with those below it), an image, a pattern with * or ?, a text file with a
         path on each line, or a COCO annotation file.
       image_dir: folder of a COCO file's images; by default the one that the file lies in.
-      option: of the command line that says that folder.
 
     Raises:
       UserError: there are none.
@@ -56,7 +53,9 @@ def find_images(
             for entry in entries
         ]
         if found and not any(os.path.exists(image.path) for image in found):
-            raise UserError(f"none of the images of {source} is in {folder or '.'}: give {option}")
+            raise UserError(
+                f"none of the images of {source} is in {folder or '.'}: give --image_dir"
+            )
     else:
         found = _number(*_find_files(source))
     if not found:

@@ -288,8 +288,8 @@ def test_an_unreadable_image_is_named_and_counts_as_missed(model_dir, scene, tmp
         (folder / path.name).symlink_to(path)
     (folder / "1.png").unlink()
     output = tmp_path / "report.html"
-    command = ["report", "--model", str(model_dir), "--images", str(folder)]
-    assert main([*command, "--annotations", scene[0], "--output", str(output)]) == 2
+    command = ["report", "--model", str(model_dir), "--image_dir", str(folder)]
+    assert main([*command, "--data", scene[0], "--output", str(output)]) == 2
     assert re.search(
         "1 images could not be read .*1.png: missing image", capsys.readouterr().err, re.S
     )
@@ -323,12 +323,12 @@ def test_validation_data_that_cannot_be_used(tmp_path):
         return load_experiment("deep_mask_head_rcnn_resnetfpn_coco", (), text)
 
     records = experiment("task.validation_data.input_path=/records/val*")
-    with pytest.raises(UserError, match=r"records \(/records/val\*\).*--images and --annotations"):
+    with pytest.raises(UserError, match=r"records \(/records/val\*\).*--data and --image_dir"):
         validation_data(str(tmp_path), records)
     gone = experiment(
         "task.validation_data.image_dir=/gone,task.validation_data.annotation_file=/gone/a.json"
     )
-    with pytest.raises(UserError, match=r"/gone/a.json, on which .* is not there: give --images"):
+    with pytest.raises(UserError, match=r"/gone/a.json, on which .* is not there: give --data"):
         validation_data(str(tmp_path), gone)
 
 
@@ -338,16 +338,16 @@ def test_validation_data_that_cannot_be_used(tmp_path):
         ("", "Give --model, --results or --compare"),
         ("--compare A B --model C", "--compare names both models"),
         ("--compare no_such_a no_such_b", "no_such_a: no such model_dir"),
-        ("--model . --images somewhere", "--images without --annotations"),
+        ("--model . --image_dir somewhere", "--image_dir without --data"),
         ("--model no_such", "no_such is no model"),
-        ("--results {results}", "give --annotations"),
+        ("--results {results}", "give --data"),
         (
-            "--results {annotations} --annotations {annotations} --images {images}",
+            "--results {annotations} --data {annotations} --image_dir {images}",
             "not a file of COCO results",
         ),
-        ("--results {results} --annotations {annotations}", "is in .*: give --images"),
+        ("--results {results} --data {annotations}", "is in .*: give --image_dir"),
         (
-            "--results {results} --annotations {annotations} --images {images} --output /proc/x",
+            "--results {results} --data {annotations} --image_dir {images} --output /proc/x",
             "cannot write /proc/x",
         ),
     ],

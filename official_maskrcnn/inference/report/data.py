@@ -12,7 +12,7 @@ from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, load_g
 from official_maskrcnn.inference.image_list import ImageFile, find_images
 from official_maskrcnn.tasks.model_dir import RECORD
 
-_GIVE = "give --images and --annotations"
+_GIVE = "give --data and --image_dir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,7 @@ def load_data(annotation_file: str, image_dir: str | None, limit: int | None) ->
     Raises:
       UserError: the file is no COCO file, or none of its images is there.
     """
-    files = {
-        as_id(image.id): image for image in find_images(annotation_file, image_dir, "--images")
-    }
+    files = {as_id(image.id): image for image in find_images(annotation_file, image_dir)}
     whole = load_ground_truth(annotation_file)
     chosen = {i: size for i, size in list(whole.image_sizes.items())[:limit] if i in files}
     annotations = [a for a in whole.annotations if a["image_id"] in chosen]

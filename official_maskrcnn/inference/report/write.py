@@ -66,7 +66,7 @@ def write_report(
     if annotation_file is None:
         trained = [source for source in sources if source.model_dir]
         if not trained:
-            raise UserError("results say not what they are compared with: give --annotations")
+            raise UserError("results say not what they are compared with: give --data")
         model_dir, experiment = trained[0].model_dir, trained[0].experiment
         assert model_dir is not None and experiment is not None
         annotation_file, image_dir = validation_data(model_dir, experiment)

@@ -45,7 +45,9 @@ _CHECKPOINT = flags.DEFINE_string(
     "What mode eval evaluates: latest, all, a step, a range of steps such as 1000-5000, or a path.",
 )
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
-    "allow_config_change", False, "Go on with a training even with another architecture or data."
+    "allow_config_change",
+    False,
+    "Go on with a training even with other data, losses or settings of the model.",
 )
 flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
 

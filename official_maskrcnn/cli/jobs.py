@@ -32,7 +32,7 @@ def add_verbs(parser: VerbParser) -> None:
     train.add_argument(
         "--allow_config_change",
         action="store_true",
-        help="go on even with another architecture or other data",
+        help="go on even with other data, losses or settings of the model",
     )
     train.add_argument(
         "--mode",

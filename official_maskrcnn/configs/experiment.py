@@ -50,7 +50,7 @@ class TrainerConfig(hyperparams.Config):
     validation_interval: int = 1000
     validation_steps: int = -1  # batches; -1: all of the validation data
     validation_summary_subdir: str = "validation"
-    # Ours: steps whose loss is no finite number that are left out before the training stops.
+    # Ours: steps at which training diverged that are left out before the training stops.
     max_skipped_steps: int = 0
     early_stopping_patience: int | None = None  # ours: evaluations that bring nothing better
     continuous_eval_timeout: int = 3600  # seconds without a new checkpoint

@@ -8,14 +8,16 @@ import tensorflow as tf
 from official_maskrcnn.errors import UserError
 
 NAME = "ckpt"  # of checkpoints, before -STEP
+_INDEX = re.compile(rf"{NAME}-\d+\.index")
 _STEP = re.compile(r"-(\d+)$")  # at the end of a checkpoint's path
 
 
 def find_all(model_dir: str) -> list[str]:
-    """Path prefixes of the whole checkpoints of a folder, the oldest first."""
-    indices = tf.io.gfile.glob(os.path.join(model_dir, f"{NAME}-*.index"))
-    paths = [index.removesuffix(".index") for index in indices]
-    return sorted((path for path in paths if _STEP.search(path)), key=step_of)
+    """Path prefixes of the checkpoints of a folder, the oldest first."""
+    names = tf.io.gfile.listdir(model_dir) if tf.io.gfile.isdir(model_dir) else []
+    indices = [name for name in names if _INDEX.fullmatch(name)]
+    paths = [os.path.join(model_dir, index.removesuffix(".index")) for index in indices]
+    return sorted(paths, key=step_of)
 
 
 def choose(model_dir: str, selection: str) -> list[str]:
@@ -68,10 +70,11 @@ def find_checkpoint(path: str) -> str:
     """
     try:
         if tf.io.gfile.isdir(path):
-            latest = tf.train.latest_checkpoint(path)
-            if latest is None:
+            # Other projects name theirs otherwise, and keep a record of them.
+            latest = find_all(path)[-1:] or [tf.train.latest_checkpoint(path)]
+            if latest[0] is None:
                 raise UserError(f"the folder {path} has no checkpoint")
-            return latest
+            return latest[0]
         prefix = path.removesuffix(".index")
         if tf.io.gfile.exists(f"{prefix}.index"):
             return prefix

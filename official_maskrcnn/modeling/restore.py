@@ -188,6 +188,15 @@ def check_same_model(path: str, model: tf_keras.Model) -> None:
         )
 
 
+def is_readable(path: str) -> bool:
+    """Whether a checkpoint is whole as far as its index says; it may still be in the making."""
+    try:
+        _SavedGraph(path)
+    except UserError:
+        return False
+    return True
+
+
 def shorten(items: list[Any]) -> list[str]:
     """The first items as text, and how many more there are."""
     more = len(items) - _LISTED_NAMES

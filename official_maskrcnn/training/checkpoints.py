@@ -5,10 +5,11 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -21,6 +22,7 @@ from official_maskrcnn.training.strategy import is_chief
 
 _END = "ended.json"
 _LEFT_OUT = "left_out_steps.json"
+_UNFINISHED = re.compile(rf"{checkpoint_files.NAME}-\d+_temp")  # what is being written
 _SECONDS_BETWEEN_LOOKS = 1.0  # for a new checkpoint of another process
 
 
@@ -68,6 +70,7 @@ class Checkpoints:
         self._left_out_path = os.path.join(model_dir, _LEFT_OUT)
         if self._is_chief:
             _remove_leftovers(model_dir)
+            _list_all(model_dir)
         self._manager = _manager(strategy, self._checkpoint, model_dir, max_to_keep)
 
     def resume(self) -> bool:
@@ -173,12 +176,6 @@ class BestCheckpoint:
         A number is always better than NaN or nothing, and the first evaluation is kept anyway.
         """
         name = _metric_name(self._metric, metrics)
-        if name not in metrics:
-            logging.warning(
-                "best checkpoint: the evaluation has no metric %s; it has %s",
-                name,
-                ", ".join(sorted(metrics)),
-            )
         value = _number(metrics.get(name))
         if self._best is not None:
             best = _number(self._best["metrics"].get(name))
@@ -232,29 +229,40 @@ def _is_better(value: float, best: float, comparison: str) -> bool:
 
 
 def follow(
-    model_dir: str, last_step: int, timeout: float, done: Collection[int] = ()
-) -> Iterator[str]:
-    """Yields each checkpoint that a training writes, once and in order, as they appear.
+    model_dir: str,
+    last_step: int,
+    timeout: float,
+    evaluate: Callable[[str], bool],
+    done: Collection[int] = (),
+) -> None:
+    """Has each checkpoint that a training writes evaluated, once and in order, as they appear.
 
     Args:
       model_dir: of the training.
       last_step: ends after the checkpoint of this step, or after that of `mark_end`.
       timeout: seconds without a new one after which it ends, with a warning.
+      evaluate: gets the path of a checkpoint; says whether it could be read. One that could not is
+        tried again when its file has changed: the training may write it anew.
       done: steps to leave out.
     """
     seen = set(done)
+    unreadable: dict[str, int] = {}  # path to the time of its file
     deadline = time.monotonic() + timeout
     waiting = False
     while True:
         end = _read_end(model_dir, last_step)  # before the look: the last checkpoint comes first
-        fresh = [
-            path
-            for path in checkpoint_files.find_all(model_dir)
-            if checkpoint_files.step_of(path) not in seen
-        ]
-        for path in fresh:
-            seen.add(checkpoint_files.step_of(path))
-            yield path
+        fresh = False
+        for path in checkpoint_files.find_all(model_dir):
+            step = checkpoint_files.step_of(path)
+            if step in seen or (changed := _changed(path)) in (None, unreadable.get(path)):
+                continue
+            if not restore.is_readable(path):  # it may be in the making
+                continue
+            if evaluate(path):
+                seen.add(step)
+            else:
+                unreadable[path] = changed
+            fresh = True
         if seen and max(seen) >= end:
             return
         if fresh:
@@ -268,6 +276,14 @@ def follow(
             waiting = True
         else:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _changed(path: str) -> int | None:
+    """Time of a checkpoint's index; None if it was deleted meanwhile."""
+    try:
+        return tf.io.gfile.stat(f"{path}.index").mtime_nsec
+    except tf.errors.NotFoundError:
+        return None
 
 
 def mark_end(model_dir: str, step: int) -> None:
@@ -314,9 +330,29 @@ def _manager(
 
 def _remove_leftovers(folder: str) -> None:
     """Of processes that were killed while they wrote."""
-    for path in tf.io.gfile.glob(os.path.join(folder, f"{checkpoint_files.NAME}-*_temp")):
+    names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+    for name in (name.rstrip("/") for name in names):
+        if not _UNFINISHED.fullmatch(name):
+            continue
+        path = os.path.join(folder, name)
         logging.info("removed the unfinished checkpoint %s", path)
         tf.io.gfile.rmtree(path)
+        whole = path.removesuffix("_temp")
+        if tf.io.gfile.exists(f"{whole}.index") and not restore.is_readable(whole):
+            tf.io.gfile.remove(f"{whole}.index")
+
+
+def _list_all(folder: str) -> None:
+    """Has the record of a folder's checkpoints name all that are there, so that old ones go.
+
+    A process that was killed behind a checkpoint did not enter it.
+    """
+    paths = checkpoint_files.find_all(folder)
+    if paths:
+        times = [tf.io.gfile.stat(f"{path}.index").mtime_nsec / 1e9 for path in paths]
+        tf.compat.v1.train.update_checkpoint_state(
+            folder, paths[-1], paths, all_model_checkpoint_timestamps=times
+        )
 
 
 def _number(value: float | None) -> float:

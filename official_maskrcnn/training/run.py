@@ -26,6 +26,7 @@ from official_maskrcnn.training.strategy import (
     build_strategy,
     is_chief,
     is_multi_worker,
+    mean_over_processes,
     set_precision,
     set_seed,
 )
@@ -33,6 +34,7 @@ from official_maskrcnn.training.trainer import StepLoop, Training
 
 MODES = ("train", "eval", "train_and_eval", "continuous_eval")
 
+_EVAL_FOLDER = "eval"  # in model_dir, for the figures of mode eval
 _END_OF_CHECK = re.compile(r"\](?: \[|$|\n)")  # where the message of a check within a graph ends
 _LOST_WORKER = (
     *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError),
@@ -63,7 +65,8 @@ def run(
       task: what is trained; None for the experiment's own.
       checkpoint: what mode eval evaluates: latest, all, a step, a range of steps such as 1000-5000,
         or a path.
-      allow_config_change: whether a training may go on with another architecture or other data.
+      allow_config_change: whether a training may go on with other data, losses or settings of the
+        model; weights of other shapes are refused even so.
 
     Returns:
       Metrics: of the last training steps in mode train, else of the last evaluation.
@@ -90,7 +93,7 @@ def run(
     with Preemption() as preemption, _readable_faults(model_dir, strategy):
         if mode != "eval":  # which has no length and no learning rate, and needs no training data
             experiment = durations.resolve(experiment, task.count_examples)
-        job = _Job(experiment, model_dir, strategy, task, is_training=mode.startswith("train"))
+        job = _Job(experiment, model_dir, strategy, task, mode)
         if mode == "eval":
             return _evaluate_chosen(job, checkpoint)
         if mode == "continuous_eval":
@@ -118,6 +121,12 @@ def _readable_faults(model_dir: str, strategy: tf.distribute.Strategy) -> Iterat
             raise Preempted(f"another worker of the job is lost ({first_line})") from error
         if "HTTP request" in error.message:
             raise UserError(f"remote storage cannot be reached: {error.message}") from error
+        if "OOM when allocating" in error.message:
+            raise UserError(
+                f"the device has too little memory ({first_line}): lower the global_batch_size of "
+                "task.train_data or task.validation_data, or task.model.input_size, or set "
+                "task.model.rematerialize"
+            ) from error
         if isinstance(error, _DISK_FAULTS) and (os.sep in first_line or "space" in first_line):
             raise UserError(
                 f"cannot read or write a file: {first_line}; the last checkpoint in {model_dir} is "
@@ -142,17 +151,18 @@ class _Job:
         model_dir: str,
         strategy: tf.distribute.Strategy,
         task: Task,
-        is_training: bool,
+        mode: str,
     ):
         self.experiment = experiment
+        self.is_training = mode.startswith("train")
         self.trainer, self.runtime = experiment.trainer, experiment.runtime
         self.model_dir, self.strategy, self.task = model_dir, strategy, task
         # A TPU strategy compiles by itself.
         is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         self.jit_compile = self.runtime.enable_xla and not is_tpu
-        self.log = MetricsLog(
-            model_dir, self.trainer.validation_summary_subdir, is_chief(strategy), is_training
-        )
+        # What mode eval finds, maybe on other data, says nothing about the course of the training.
+        folder = _EVAL_FOLDER if mode == "eval" else self.trainer.validation_summary_subdir
+        self.log = MetricsLog(model_dir, folder, is_chief(strategy), self.is_training)
 
     def build(self, with_optimizer: bool) -> None:
         with self.strategy.scope():
@@ -166,7 +176,7 @@ class _Evaluation:
     """Evaluates the weights that a job has at the moment, and may keep the best of them."""
 
     def __init__(self, job: _Job, keep_best: bool = True):
-        self._job = job
+        self._job, self._keep_best = job, keep_best
         self._loop = EvaluationLoop(
             job.strategy,
             job.task,
@@ -202,11 +212,20 @@ class _Evaluation:
         job = self._job
         with optimizers.averaged_weights(job.strategy, job.optimizer, job.model):
             self.metrics = self._loop.run(step)
+            self._refuse_unknown_metric()
             if self._best is not None:
                 self._best.update(step, self.metrics)
         job.log.write("eval", step, self.metrics)  # at last: what is in it is done
         self._recorded[step] = self.metrics
-        return not self._is_time_to_stop()
+        return not self._is_time_to_stop(step)
+
+    def _refuse_unknown_metric(self) -> None:
+        metric = self._job.trainer.best_checkpoint_eval_metric
+        if self._keep_best and metric and metric not in self.metrics:
+            raise UserError(
+                f"trainer.best_checkpoint_eval_metric is {metric}, which the evaluation does not "
+                f"give; it gives {', '.join(sorted(self.metrics))}"
+            )
 
     def catch_up(self, step: int) -> bool:
         """Evaluates at the step where training resumes, if it was stopped before it could.
@@ -220,18 +239,26 @@ class _Evaluation:
             self.metrics = {k: math.nan if v is None else v for k, v in recorded.items()}
         elif step > 0 and (step == trainer.train_steps or step % trainer.validation_interval == 0):
             return self.run(step)
-        return not self._is_time_to_stop()
+        return not self._is_time_to_stop(step)
 
-    def _is_time_to_stop(self) -> bool:
+    def _is_time_to_stop(self, step: int) -> bool:
+        """Whether a training that is at a step has to end there."""
         trainer = self._job.trainer
-        stop = checkpoints.is_time_to_stop(
-            self._recorded,
+        stop = self._job.is_training and checkpoints.is_time_to_stop(
+            {at: metrics for at, metrics in self._recorded.items() if at <= step},
             trainer.best_checkpoint_eval_metric,
             trainer.best_checkpoint_metric_comp,
             trainer.early_stopping_patience,
         )
-        if stop and is_chief(self._job.strategy):
-            checkpoints.mark_end(self._job.model_dir, max(self._recorded))
+        if stop:
+            logging.info(
+                "the training ends at step %d: %d evaluations brought nothing better "
+                "(trainer.early_stopping_patience)",
+                step,
+                trainer.early_stopping_patience,
+            )
+            if is_chief(self._job.strategy):
+                checkpoints.mark_end(self._job.model_dir, step)
         return stop
 
     @property
@@ -257,13 +284,16 @@ def _train(job: _Job, preemption: Preemption, with_evaluation: bool) -> dict[str
         job.task.checkpoint_items(job.model),
         job.trainer.max_to_keep,
     )
-    if not manager.resume():
+    resumes = manager.resume()
+    _refuse_different_steps(job, int(manager.step.numpy()))
+    if not resumes:
         with job.strategy.scope():
             job.task.initialize(job.model)
             optimizers.start_averages(job.optimizer, job.model)
     if is_chief(job.strategy):  # only now: a refused configuration replaces none
         run_files.write(job.model_dir, job.experiment, job.strategy)
-        run_files.write_class_names(job.model_dir, job.task.annotated_class_names())
+        names = job.task.annotated_class_names()
+        run_files.write_class_names(job.model_dir, names, replace=True)
     first_step = int(manager.step.numpy())
     _log_sizes(job, first_step)
 
@@ -287,6 +317,16 @@ def _train(job: _Job, preemption: Preemption, with_evaluation: bool) -> dict[str
     return evaluation.metrics if evaluation else metrics
 
 
+def _refuse_different_steps(job: _Job, step: int) -> None:
+    (mean,) = mean_over_processes(job.strategy, (step,))
+    (difference,) = mean_over_processes(job.strategy, (abs(step - mean),))
+    if difference > 1e-3:  # not merely rounded
+        raise UserError(
+            f"the workers do not resume from the same step, this one from {step}: model_dir "
+            f"{job.model_dir} must be one folder that all of them read"
+        )
+
+
 def _evaluate_chosen(job: _Job, selection: str) -> dict[str, float]:
     paths = checkpoint_files.choose(job.model_dir, selection)
     job.build(with_optimizer=False)
@@ -300,7 +340,8 @@ def _evaluate_each(job: _Job) -> dict[str, float]:
     job.build(with_optimizer=False)
     evaluation = _Evaluation(job)
     done, timeout = evaluation.recorded_steps, job.trainer.continuous_eval_timeout
-    for path in checkpoints.follow(job.model_dir, job.trainer.train_steps, timeout, done):
+
+    def evaluate(path: str) -> bool:
         try:
             evaluation.run_checkpoint(path)
         except UserError as error:
@@ -309,6 +350,10 @@ def _evaluate_each(job: _Job) -> dict[str, float]:
             ):
                 raise
             logging.warning("%s was deleted or damaged before it could be evaluated", path)
+            return False
+        return True
+
+    checkpoints.follow(job.model_dir, job.trainer.train_steps, timeout, evaluate, done)
     if not evaluation.metrics and not done:
         raise UserError(f"no checkpoint came into model_dir {job.model_dir} within {timeout} s")
     if not evaluation.metrics:

@@ -48,15 +48,18 @@ def open_folder(
       allow_config_change: what `_FIXED` names may differ even so.
 
     Raises:
-      UserError: model_dir cannot be created, what is in it cannot be read, or the training would
-        go on with another architecture, other data or another objective.
+      UserError: model_dir cannot be created or has a name that TensorFlow takes for a pattern, what
+        is in it cannot be read, or the training would go on with another architecture, other data
+        or another objective.
     """
+    if set(model_dir) & set("*?[\\"):
+        raise UserError(f"model_dir {model_dir}: TensorFlow takes *, ?, [ and \\ for patterns")
     path = os.path.join(model_dir, PARAMS)
     with _readable_faults(model_dir):
         tf.io.gfile.makedirs(model_dir)
         if not tf.io.gfile.exists(path):
             return
-        differences = display.differences(yaml.safe_load(_read(path)), experiment.as_dict())
+        differences = _differences(model_dir, experiment)
     if not differences:
         return
     lines = {field: f"\n  {field}: {old} -> {new}" for field, old, new in differences}
@@ -67,6 +70,29 @@ def open_folder(
             "Use that of its params.yaml or another model_dir, or allow it: --allow_config_change"
         )
     logging.warning("the configuration differs from that in %s:%s", path, "".join(lines.values()))
+
+
+def _differences(model_dir: str, experiment: ExperimentConfig) -> list[tuple[str, str, str]]:
+    """What differs from the last start: field, old and new value.
+
+    A field that its params.yaml does not have yet counts with its default.
+    """
+    old = yaml.safe_load(_read(os.path.join(model_dir, PARAMS)))
+    if not isinstance(old, Mapping):
+        raise UserError(
+            f"{PARAMS} in {model_dir} is damaged; mend it or delete it: it has no fields"
+        )
+    defaults = display.differences({}, ExperimentConfig().as_dict())
+    differences = [
+        difference
+        for difference in display.differences(old, experiment.as_dict())
+        if difference not in defaults
+    ]
+    record = os.path.join(model_dir, RECORD)
+    if tf.io.gfile.exists(record):
+        bindings = json.loads(_read(record)).get("gin"), gin_bindings.in_force() or None
+        differences += display.differences(*({"gin": value} for value in bindings))
+    return differences
 
 
 def _is_fixed(field: str) -> bool:
@@ -109,15 +135,20 @@ def write(model_dir: str, experiment: ExperimentConfig, strategy: tf.distribute.
         write_text(path, json.dumps(start, indent=2))
 
 
-def write_class_names(model_dir: str, names: Mapping[int, str]) -> None:
-    """Writes categories.json, in the form of COCO's categories, unless it is there.
+def write_class_names(model_dir: str, names: Mapping[int, str], replace: bool = False) -> None:
+    """Writes categories.json, in the form of COCO's categories.
+
+    Args:
+      model_dir: local or remote.
+      names: by category id; without any nothing is written.
+      replace: whether a file that is there gives way.
 
     Raises:
       UserError: model_dir cannot be written to.
     """
     path = os.path.join(model_dir, CATEGORIES)
     with _readable_faults(model_dir):
-        if names and not tf.io.gfile.exists(path):
+        if names and (replace or not tf.io.gfile.exists(path)):
             tf.io.gfile.makedirs(model_dir)
             entries = [{"id": number, "name": name} for number, name in sorted(names.items())]
             write_text(path, json.dumps(entries, indent=1))

@@ -98,7 +98,7 @@ def mean_over_processes(
     """The mean of each number over the processes, the same in all; all of them have to call it."""
     if not is_multi_worker(strategy):
         return tuple(values)
-    means = _mean_over_replicas(strategy, tf.constant(values, tf.float32))
+    means = _mean_over_replicas(strategy, tf.constant(values, tf.float64))
     return tuple(means.numpy().tolist())
 
 

@@ -32,7 +32,7 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 
 
 class DivergedError(UserError):
-    """The loss became NaN or infinite."""
+    """The loss or the weights became NaN or infinite."""
 
 
 class StepMetrics(NamedTuple):
@@ -41,11 +41,13 @@ class StepMetrics(NamedTuple):
     Attributes:
       names: of the metrics.
       values: [steps, metrics], means over the replicas.
+      finite: bool [steps], whether the weights are finite after the step.
       source_ids: [steps, batch] of this process' share of the global batch.
     """
 
     names: Sequence[str]
     values: np.ndarray
+    finite: np.ndarray
     source_ids: np.ndarray
 
     def means(self) -> dict[str, float]:
@@ -53,9 +55,9 @@ class StepMetrics(NamedTuple):
         return dict(zip(self.names, self.values.mean(axis=0).tolist(), strict=True))
 
     def find_diverged(self) -> int | None:
-        """The first of the steps whose total loss is no finite number."""
+        """The first of the steps whose total loss or resulting weights are not finite."""
         losses = self.values[:, self.names.index("total_loss")]
-        diverged = np.flatnonzero(~np.isfinite(losses))
+        diverged = np.flatnonzero(~(np.isfinite(losses) & self.finite))
         return int(diverged[0]) if diverged.size else None
 
     def describe(self, step: int) -> str:
@@ -85,7 +87,10 @@ class StepLoop:
         def step(batch: Batch) -> tf.Tensor:
             metrics = task.train_step(batch, model, optimizer)
             self._names = sorted(metrics)
-            return tf.stack([tf.cast(metrics[name], tf.float32) for name in self._names])
+            values = [tf.cast(metrics[name], tf.float32) for name in self._names]
+            # Gradients can be infinite where the loss is not yet. A sum shows any such weight.
+            weights = tf.add_n([tf.reduce_sum(v) for v in model.trainable_variables])
+            return tf.stack([*values, tf.cast(tf.math.is_finite(weights), tf.float32)])
 
         self._step = tf.function(step, jit_compile=True) if jit_compile else step
 
@@ -105,7 +110,8 @@ class StepLoop:
     def run(self, num_steps: int) -> StepMetrics:
         """Takes `num_steps` steps."""
         values, source_ids = self._run(self._iterator, tf.constant(num_steps))
-        return StepMetrics(tuple(self._names), values.numpy(), source_ids.numpy())
+        values, finite = np.split(values.numpy(), [-1], axis=1)
+        return StepMetrics(tuple(self._names), values, finite[:, 0] == 1.0, source_ids.numpy())
 
     @tf.function
     def _run(
@@ -115,7 +121,7 @@ class StepLoop:
         source_ids = tf.TensorArray(tf.int64, size=num_steps)
         for i in tf.range(num_steps):
             batch = next(iterator)
-            metrics = self._strategy.run(self._step, args=(batch,))  # [metrics] a replica
+            metrics = self._strategy.run(self._step, args=(batch,))  # [metrics + 1] a replica
             mean = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, metrics, axis=None)
             values = values.write(i, mean)
             ids = self._strategy.experimental_local_results(batch["source_id"])
@@ -174,7 +180,8 @@ class Training:
           What was logged last; empty if no step was left to take.
 
         Raises:
-          DivergedError: the loss of more than max_skipped_steps steps is no finite number.
+          DivergedError: more than max_skipped_steps steps had a loss, or made weights, that are no
+            finite numbers.
           Preempted: the process has to end; everything is saved.
         """
         last = self._config.train_steps
@@ -257,12 +264,13 @@ class Training:
         return True
 
     def _leave_out(self, step: int, description: str) -> None:
-        """Goes back to the last checkpoint, to pass over a step whose loss is not finite."""
+        """Goes back to the last checkpoint, to pass over a step that diverged."""
         limit = self._config.max_skipped_steps
         if len(self._left_out) >= limit:
             skipped = f" ({limit} were left out before)" if limit else ""
             raise DivergedError(
-                f"training diverged at step {step}{skipped}: total_loss is no finite number\n"
+                f"training diverged at step {step}{skipped}: total_loss, or what the step made of "
+                f"the weights, is no finite number\n"
                 f"{description}\n"
                 "Try a lower learning rate (trainer.optimizer_config.learning_rate), a longer "
                 "warmup (trainer.optimizer_config.warmup), or gradient clipping "
@@ -271,7 +279,7 @@ class Training:
                 "before this step"
             )
         self._left_out.add(step)
-        logging.error("step %d is left out, its total_loss being no number: %s", step, description)
+        logging.error("step %d, at which training diverged, is left out: %s", step, description)
         self._checkpoints.leave_out(self._left_out)
         self._checkpoints.resume()
 

@@ -211,13 +211,74 @@ def test_follow_yields_each_checkpoint_once_and_ends_with_the_last(
 
     writer = threading.Thread(target=write)
     writer.start()
-    steps = [checkpoint_files.step_of(path) for path in checkpoints.follow(str(tmp_path), 12, 30.0)]
+    steps = []
+
+    def evaluate(path: str) -> bool:
+        steps.append(checkpoint_files.step_of(path))
+        return True
+
+    checkpoints.follow(str(tmp_path), 12, 30.0, evaluate)
     writer.join()
     assert steps[-1] == 12
     assert steps == sorted(set(steps)) and set(steps) <= {4, 8, 12}
 
 
+def test_follow_waits_for_a_checkpoint_that_is_written_or_written_anew(
+    tmp_path: pathlib.Path,
+) -> None:
+    manager, _, _ = _build(tmp_path)
+    for step in (4, 8):
+        manager.step.assign(step)
+        manager.save()
+    index = tmp_path / "ckpt-4.index"
+    content = index.read_bytes()
+    index.write_bytes(b"")  # as TensorFlow leaves it for a moment
+    asked = []
+
+    def evaluate(path: str) -> bool:
+        step = checkpoint_files.step_of(path)
+        asked.append(step)
+        if asked == [8]:  # damaged, says the evaluation
+            threading.Timer(0.5, index.write_bytes, [content]).start()
+            threading.Timer(2.0, (tmp_path / "ckpt-8.index").touch).start()
+            return False
+        return True
+
+    checkpoints.follow(str(tmp_path), 8, 30.0, evaluate)
+    assert asked == [8, 4, 8]
+
+
+def test_what_a_killed_process_left_goes_and_what_it_did_not_enter_counts(
+    tmp_path: pathlib.Path,
+) -> None:
+    manager, _, _ = _build(tmp_path)
+    manager.step.assign(4)
+    manager.save()
+    record = (tmp_path / "checkpoint").read_text()
+    manager.step.assign(8)
+    manager.save()
+    (tmp_path / "checkpoint").write_text(record)  # killed before it entered the second
+    (tmp_path / "ckpt-12_temp").mkdir()
+    (tmp_path / "ckpt-12.index").write_bytes(b"")  # and again, amid the third
+    manager, _, _ = _build(tmp_path)  # keeps 2
+    assert manager.resume() and int(manager.step.numpy()) == 8
+    for step in (16, 20):
+        manager.step.assign(step)
+        manager.save()
+    steps = [checkpoint_files.step_of(path) for path in checkpoint_files.find_all(str(tmp_path))]
+    assert steps == [16, 20]
+
+
+def test_a_folder_may_have_any_name_to_read_from(tmp_path: pathlib.Path) -> None:
+    manager, _, _ = _build(tmp_path / "whole")
+    manager.step.assign(4)
+    manager.save()
+    folder = (tmp_path / "whole").rename(tmp_path / "m[1]*")
+    assert checkpoint_files.find_all(str(folder)) == [str(folder / "ckpt-4")]
+    assert checkpoint_files.find_checkpoint(str(folder)) == str(folder / "ckpt-4")
+
+
 def test_follow_gives_up_after_the_timeout(tmp_path: pathlib.Path) -> None:
     start = time.monotonic()
-    assert list(checkpoints.follow(str(tmp_path / "nothing"), 12, 1.0)) == []
+    checkpoints.follow(str(tmp_path / "nothing"), 12, 1.0, pytest.fail)
     assert 1.0 <= time.monotonic() - start < 10.0

@@ -75,8 +75,10 @@ def test_metrics_log_mends_a_half_line_and_the_last_line_of_a_step_counts(
 
 def test_first_bad_step_is_named_infinite_losses_too() -> None:
     values = np.array([[1.0, 0.5], [np.inf, 0.25], [np.nan, 0.1]])
-    metrics = StepMetrics(("total_loss", "mask_loss"), values, np.array([[1, 2], [3, 4], [5, 6]]))
+    ids = np.array([[1, 2], [3, 4], [5, 6]])
+    metrics = StepMetrics(("total_loss", "mask_loss"), values, np.ones(3, bool), ids)
     assert metrics.find_diverged() == 1
+    assert metrics._replace(finite=np.array([False, True, True])).find_diverged() == 0
     assert metrics.describe(1) == "images of the batch: 3, 4\n  total_loss inf\n  mask_loss 0.25"
     first = metrics._replace(values=values[:1])
     assert first.find_diverged() is None

@@ -11,8 +11,10 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.tasks import gin_bindings
 from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import checkpoints, run_files, trainer
+from official_maskrcnn.training import run as run_module
 from official_maskrcnn.training.run import run
 from tests.training.fake_task import FakeTask, make_experiment
 
@@ -149,7 +151,7 @@ def test_nan_loss_stops_with_step_losses_and_image_ids(tmp_path: pathlib.Path) -
     with pytest.raises(trainer.DivergedError) as error:
         run(experiment, "train", str(tmp_path), task)
     message = str(error.value)
-    assert "diverged at step 10: total_loss is no finite number" in message
+    assert "diverged at step 10: total_loss, or what the step made of the weights" in message
     assert "images of the batch: 136, 137, 138, 139" in message
     assert "absolute_error nan" in message
     assert "lower learning rate" in message and "clipnorm" in message and "warmup" in message
@@ -158,6 +160,28 @@ def test_nan_loss_stops_with_step_losses_and_image_ids(tmp_path: pathlib.Path) -
         "ckpt-4.index",
         "ckpt-8.index",
     ]
+
+
+class _ExplodingTask(FakeTask):
+    """Its step with the bad image has a finite loss and makes infinite weights."""
+
+    def train_step(self, batch, model, optimizer):
+        is_bad = tf.reduce_any(batch["source_id"] == 100 + 4 * 7 + 2)  # in the batch of step 8
+        metrics = super().train_step(batch, model, optimizer)
+        kernel = model.layers[0].kernel
+        kernel.assign(tf.where(is_bad, np.inf, kernel))
+        return metrics
+
+
+def test_infinite_weights_are_not_saved_and_their_step_is_left_out(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=12)
+    with pytest.raises(trainer.DivergedError, match="diverged at step 8"):
+        run(experiment, "train", str(tmp_path / "one"), _ExplodingTask(experiment.task))
+    assert _saved_steps(tmp_path / "one") == [4]
+    experiment = make_experiment(train_steps=12, max_skipped_steps=1)
+    run(experiment, "train", str(tmp_path / "two"), _ExplodingTask(experiment.task))
+    assert json.loads((tmp_path / "two" / "left_out_steps.json").read_text()) == [8]
+    assert all(np.isfinite(value).all() for value in _weights(tmp_path / "two", 12).values())
 
 
 def test_validation_steps_limit_the_evaluation(tmp_path: pathlib.Path) -> None:
@@ -335,13 +359,13 @@ def test_eval_takes_chosen_checkpoints(tmp_path: pathlib.Path) -> None:
     task = FakeTask(experiment.task)
     run(experiment, "train", str(tmp_path), task)
     for selection, steps in (("8", [8]), ("5-12", [8, 12]), ("latest", [12]), ("all", [4, 8, 12])):
-        (tmp_path / "validation" / "metrics.jsonl").unlink(missing_ok=True)
+        (tmp_path / "eval" / "metrics.jsonl").unlink(missing_ok=True)
         metrics = run(experiment, "eval", str(tmp_path), task, checkpoint=selection)
-        evaluated = read_metrics(str(tmp_path), "eval")
+        evaluated = read_metrics(str(tmp_path), "eval", "eval")
         assert list(evaluated) == steps and evaluated[steps[-1]] == metrics
     path = str(tmp_path / "ckpt-4")
     run(experiment, "eval", str(tmp_path / "elsewhere"), task, checkpoint=path)
-    assert list(read_metrics(str(tmp_path / "elsewhere"), "eval")) == [4]
+    assert list(read_metrics(str(tmp_path / "elsewhere"), "eval", "eval")) == [4]
     for selection, message in (
         ("5-7", "no checkpoint of step 5-7 in .*; there are 4, 8, 12"),
         ("last", "unknown checkpoint 'last'; accepts latest, all, a step"),
@@ -349,6 +373,87 @@ def test_eval_takes_chosen_checkpoints(tmp_path: pathlib.Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             run(experiment, "eval", str(tmp_path), task, checkpoint=selection)
+
+
+def test_chosen_evaluations_do_not_count_as_those_of_the_training(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=8)
+    task = FakeTask(experiment.task)
+    run(experiment, "train", str(tmp_path), task)
+    few = make_experiment(train_steps=8, validation_steps=1, early_stopping_patience=1)
+    few.trainer.best_checkpoint_eval_metric = "images"
+    run(few, "eval", str(tmp_path), task, checkpoint="all")
+    assert not (tmp_path / "ended.json").exists()
+    run(experiment, "continuous_eval", str(tmp_path), task)
+    evaluated = read_metrics(str(tmp_path), "eval")
+    assert [evaluated[step]["images"] for step in (4, 8)] == [7, 7]
+
+
+def test_an_evaluation_job_does_not_end_a_training(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=20, early_stopping_patience=2)
+    experiment.trainer.best_checkpoint_eval_metric = "images"  # which never changes
+    task = FakeTask(experiment.task)
+    run(experiment, "train", str(tmp_path), task)
+    run(experiment, "continuous_eval", str(tmp_path), task)
+    assert list(read_metrics(str(tmp_path), "eval")) == [4, 8, 12, 16, 20]
+    assert not (tmp_path / "ended.json").exists()
+
+
+def test_a_metric_that_no_evaluation_gives_is_refused(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=8)
+    experiment.trainer.best_checkpoint_eval_metric = "mask/APP"
+    task = FakeTask(experiment.task)
+    with pytest.raises(UserError, match=r"is mask/APP, which .* it gives .*mask/AP"):
+        run(experiment, "train_and_eval", str(tmp_path), task)
+    assert _saved_steps(tmp_path) == [4]
+    experiment.trainer.best_checkpoint_eval_metric = "mask/AP"
+    run(experiment, "train_and_eval", str(tmp_path), task)
+    assert list(read_metrics(str(tmp_path), "eval")) == [4, 8]
+
+
+def test_workers_that_resume_from_different_steps_are_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment(train_steps=4)
+    others = iter([(500.0,), (500.0,)])  # of one more worker, which is at step 1000
+    monkeypatch.setattr(run_module, "mean_over_processes", lambda strategy, values: next(others))
+    with pytest.raises(UserError, match="do not resume from the same step, this one from 0"):
+        run(experiment, "train", str(tmp_path), FakeTask(experiment.task))
+
+
+def test_class_names_are_those_of_the_last_training(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=4)
+    for mode, names in (("train", {1: "wrong"}), ("train", {1: "nut"}), ("eval", {1: "other"})):
+        run(experiment, mode, str(tmp_path), FakeTask(experiment.task, class_names=names))
+    assert json.loads((tmp_path / "categories.json").read_text()) == [{"id": 1, "name": "nut"}]
+
+
+def test_names_that_tensorflow_takes_for_patterns_are_refused(tmp_path: pathlib.Path) -> None:
+    experiment = make_experiment(train_steps=4)
+    with pytest.raises(UserError, match="for patterns"):
+        run(experiment, "train", str(tmp_path / "m[1]"), FakeTask(experiment.task))
+
+
+def test_fields_that_a_configuration_does_not_have_yet_count_with_their_defaults(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = make_experiment(train_steps=4)
+    run(experiment, "train", str(tmp_path), FakeTask(experiment.task))
+    path = tmp_path / "params.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    older = [line for line in lines if "outer_boxes_scale" not in line]
+    assert len(older) == len(lines) - 1
+    path.write_text("".join(older))
+    run_files.open_folder(str(tmp_path), experiment, resumes=True)
+    changed = make_experiment(train_steps=4)
+    changed.task.model.outer_boxes_scale = 1.5
+    with pytest.raises(UserError, match=r"outer_boxes_scale: \(absent\) -> 1.5"):
+        run_files.open_folder(str(tmp_path), changed, resumes=True)
+    with gin_bindings.exactly("LinearWarmup.warmup_steps = 7"):
+        run_files.open_folder(str(tmp_path), experiment, resumes=True)
+    assert "warmup_steps = 7" in caplog.text
+    path.write_text("")
+    with pytest.raises(UserError, match=r"params.yaml in .* is damaged"):
+        run_files.open_folder(str(tmp_path), experiment, resumes=True)
 
 
 def test_an_evaluation_job_that_is_started_again_evaluates_nothing_twice(

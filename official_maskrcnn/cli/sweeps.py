@@ -164,7 +164,8 @@ def _add_table(sweep: VerbParser) -> None:
         "table",
         "Makes a table of what the runs of a sweep gave: mean and spread over the seeds.\n\n"
         "Writes a line for each run that has ended to a CSV file, and a plot beside it. Lines of\n"
-        "runs whose folders are not here stay if they are of the same configuration.",
+        "runs whose folders are not here stay; those of other configurations are taken out only\n"
+        "with --prune.",
         (
             f"{_FIRST} --csv runs/nuts_agnostic.csv",
             f"{_SMALL} --csv runs/small.csv --format markdown",
@@ -174,6 +175,11 @@ def _add_table(sweep: VerbParser) -> None:
     _add_output(verb)
     verb.add_argument(
         "--csv", metavar="FILE", help="the lines of the runs; default: FILE with the suffix .csv"
+    )
+    verb.add_argument(
+        "--prune",
+        action="store_true",
+        help="take lines that are of no run with this configuration out of the CSV file",
     )
     verb.add_argument(
         "--format",
@@ -190,17 +196,21 @@ def _add_table(sweep: VerbParser) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> None:
+    from official_maskrcnn.evaluation import files
     from official_maskrcnn.training import sweep_table
 
     sweep = _load(arguments, None)
     path = pathlib.Path(arguments.csv or pathlib.Path(sweep.path).with_suffix(".csv"))
-    results = sweep_table.gather(sweep, _output(arguments, sweep), path)
+    results = sweep_table.gather(sweep, _output(arguments, sweep), path, arguments.prune)
+    readme = ""
+    if arguments.readme:  # before anything is written: it may be the wrong file
+        table = sweep_table.markdown_table(results)
+        readme = files.read_text(arguments.readme)
+        readme = sweep_table.insert_markdown(readme, sweep.name, table)
     sweep_table.write_csv(results, path)
     sweep_table.plot(results, path.with_suffix(".png"))
     if arguments.readme:
-        readme = pathlib.Path(arguments.readme)
-        table = sweep_table.markdown_table(results)
-        readme.write_text(sweep_table.insert_markdown(readme.read_text(), sweep.name, table))
+        files.write_text(arguments.readme, readme)
     if arguments.format == "rich":
         console().print(sweep_table.rich_table(results))
     else:

@@ -13,20 +13,33 @@ from typing import Any
 from official_maskrcnn.errors import UserError
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Content of a text file.
+
+    Raises:
+      UserError: it cannot be read, or is not in UTF-8.
+    """
+    path = os.fspath(path)
+    try:
+        with _open(path, "r") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
+    except Exception as error:  # remote file systems have errors of their own
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Content of a JSON file.
 
     Raises:
       UserError: it cannot be read, or is not JSON.
     """
-    path = os.fspath(path)
+    text = read_text(path)
     try:
-        with _open(path, "r") as file:
-            return json.loads(file.read())
+        return json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from error
-    except Exception as error:  # remote file systems have errors of their own
-        raise UserError(f"{path}: cannot be read ({error})") from error
+        raise UserError(f"{os.fspath(path)}: not a JSON file ({error})") from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from official_maskrcnn.cli.main import main
+from official_maskrcnn.configs.sweep import load_sweep
 from official_maskrcnn.training import sweeps
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -106,6 +107,27 @@ def test_run_then_table(file, data, fake_runs, capsys, tmp_path):
     for form, part in (("markdown", "| 1 | 22.500 ± 0.000 | 2 of 2 |"), ("csv", "w_1,1,22.50000")):
         assert main(["sweep", "table", *arguments, "--csv", "x.csv", "--format", form]) == 0
         assert part in capsys.readouterr().out
+
+
+def test_a_table_that_cannot_be_made_writes_nothing(file, capsys, tmp_path):
+    runs = load_sweep(file).runs
+    lines = "".join(f"{r.name},{r.row.labels['w']},{r.seed},0.3,10,5,{r.digest}\n" for r in runs)
+    text = f"run,w,seed,mask/AP,steps,seconds,digest\n{lines}"
+    pathlib.Path("mine.csv").write_text(text)
+    pathlib.Path("other.md").touch()
+    for arguments, message in (
+        (["--readme", "none.md"], "none.md: cannot be read"),
+        (["--readme", "other.md"], "give it the lines <!-- mine -->"),
+        (["--csv", "."], ".: cannot be read"),
+        (["trainer.train_steps=30000"], "mine.csv has 4 line(s) of another configuration"),
+    ):
+        assert main(["sweep", "table", file, *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error
+        assert pathlib.Path("mine.csv").read_text() == text
+        assert not pathlib.Path("mine.png").exists()
+    assert main(["sweep", "table", file, "--prune", "trainer.train_steps=30000"]) == 0
+    assert pathlib.Path("mine.csv").read_text() == text.partition("\n")[0] + "\n"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """The table of a sweep: figures by hand, what counts as a result, and lines from other machines."""
 
 import csv
+import errno
 import io
 import json
+import os
 import pathlib
+import re
 import statistics
 
 import pytest
@@ -138,25 +141,93 @@ def test_lines_of_other_machines_stay_while_their_digest_fits(sweep, output, tmp
     sweep_table.write_csv(results, path)
     assert len(path.read_text().splitlines()) == len(before.splitlines()) + 1
 
+
+def test_lines_of_another_configuration_are_lost_only_to_a_new_result_or_if_asked(
+    sweep, output, tmp_path
+):
+    path = tmp_path / "mine.csv"
+    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
     changed = _load(tmp_path, _SWEEP.replace("num_convs: 8", "num_convs: 6"))
-    results = sweep_table.gather(changed, output, path)
-    assert len([name for name in results.by_run if "plain" in name]) == 5
+    with pytest.raises(
+        UserError, match=r"has 2 line\(s\) of another .*: w_1-deep/seed1, w_1-deep/seed3; .*--prune"
+    ):
+        sweep_table.gather(changed, output, path)
+    results = sweep_table.gather(changed, output, path, prune=True)
+    assert len(results.by_run) == len([name for name in results.by_run if "plain" in name]) == 5
     assert results.missing["w_1-deep/seed1"] == (
         f"{output}/w_1-deep/seed1 is of another configuration; its line in {path} is of another "
         "configuration"
     )
-    with_more = _load(tmp_path, _SWEEP.replace("[mask/AP, box/AP]", "[mask/AP, mask/AP50]"))
-    results = sweep_table.gather(with_more, elsewhere / "nothing", path)
-    assert results.by_run["w_1-plain/seed1"].metrics == {"mask/AP": 0.1, "mask/AP50": None}
+    fewer = _load(tmp_path, _SWEEP.replace("[1, 2, 3]", "[1, 2]"))
+    with pytest.raises(UserError, match=r"of no run of the sweep: w_1-plain/seed3, w_1-deep/seed3"):
+        sweep_table.gather(fewer, output, path)
+
+    again = tmp_path / "again"
+    for run in changed.runs[3:6]:  # w_1-deep
+        _finish(run, again, 0.4)
+    sweep_table.write_csv(sweep_table.gather(changed, again, path), path)
+    digests = {line["run"]: line["digest"] for line in csv.DictReader(path.open())}
+    assert digests["w_1-deep/seed1"] == changed.runs[3].digest != sweep.runs[3].digest
+    assert digests["w_1-plain/seed1"] == sweep.runs[0].digest and len(digests) == 8
 
 
-def test_a_metric_that_no_run_has_and_a_damaged_csv(output, tmp_path):
+def test_columns_stay_when_the_sweep_no_longer_asks_for_them(sweep, output, tmp_path):
+    path = tmp_path / "mine.csv"
+    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    before = path.read_text()
+    fewer = _load(tmp_path, _SWEEP.replace("[mask/AP, box/AP]", "mask/AP"))
+    for folder in (output, tmp_path / "elsewhere"):
+        results = sweep_table.gather(fewer, folder, path)
+        assert "box" not in sweep_table.markdown_table(results)
+        sweep_table.write_csv(results, path)
+        assert path.read_text() == before
+
+
+def test_a_metric_that_nothing_has_is_refused(sweep, output, tmp_path):
+    path = tmp_path / "mine.csv"
     wrong = _load(tmp_path, _SWEEP.replace("mask/AP", "maks/AP"))
     with pytest.raises(UserError, match="no run has 'maks/AP'; did you mean mask/AP"):
-        sweep_table.gather(wrong, output, tmp_path / "mine.csv")
-    (tmp_path / "mine.csv").write_text("run,w\nw_1-plain/seed1,1\n")
-    with pytest.raises(UserError, match=r"mine.csv is damaged: a line has no digest, seconds"):
-        sweep_table.gather(wrong, output, tmp_path / "mine.csv")
+        sweep_table.gather(wrong, output, path)
+    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    with pytest.raises(UserError, match="no run has 'maks/AP'; did you mean mask/AP"):
+        sweep_table.gather(wrong, tmp_path / "nothing", path)
+    assert not sweep_table.gather(wrong, tmp_path / "nothing", tmp_path / "none.csv").by_run
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",seconds,digest", ",,", "is damaged: a line has no digest, seconds"),
+        ("0.10000", "n/a", "is damaged: mask/AP of w_1-plain/seed1 is 'n/a', no number"),
+        (",200,62,", ",200 steps,62,", "steps of w_1-plain/seed1 is '200 steps', no number"),
+        ("seed2", "seed1", "is damaged: two lines are of w_1-plain/seed1"),
+        ("run", "\udcff", "not a text file in UTF-8"),
+    ],
+)
+def test_a_damaged_csv_is_named(sweep, output, tmp_path, old, new, message):
+    path = tmp_path / "mine.csv"
+    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    text = path.read_text().replace(old, new, 1)
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"mine.csv.* {re.escape(message)}"):
+        sweep_table.gather(sweep, output, path)
+
+
+def test_a_csv_that_cannot_be_written_is_as_it_was(sweep, output, tmp_path, monkeypatch):
+    path = tmp_path / "mine.csv"
+    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    before = path.read_text()
+    _finish(sweep.runs[4], output, 0.4)
+    results = sweep_table.gather(sweep, output, path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(UserError, match=r"cannot write .*mine.csv: .*No space left"):
+            sweep_table.write_csv(results, path)
+    assert path.read_text() == before
 
 
 def test_the_plot_is_a_picture_with_room_for_all(sweep, output, tmp_path):

@@ -28,7 +28,8 @@ class Row:
       labels: by axis.
       experiment: a registered name.
       config: complete but for the seed, which is None.
-      changes: path and value of what the options set, config files included.
+      changes: path and value of what the options set, config files included, as far as the
+        configuration has it.
     """
 
     name: str
@@ -174,7 +175,8 @@ def _changes(options: Combination, config: ExperimentConfig) -> Iterator[tuple[s
         for path in option.changes.config_files:
             yield "config_file", path
         for setting in option.changes.fields.settings:
-            yield setting.path, values[setting.path]
+            if setting.path in values:  # not so for {}, and in a part that another option drops
+                yield setting.path, values[setting.path]
 
 
 def _name(options: Combination) -> str:

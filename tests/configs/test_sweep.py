@@ -113,6 +113,54 @@ def test_files_come_before_fields_and_options_after_the_base(tmp_path):
     )
 
 
+_NO_WEIGHTS = "{task.init_checkpoint: null}"
+_DEPTHS = "list: {field: task.model.backbone.resnet.model_id, name: d, values: [18, 50]}"
+_MOBILE = (
+    "{task.model.backbone.type: mobilenet, task.model.backbone.mobilenet.filter_size_scale: 2}"
+)
+_DECAYS = "list: {field: trainer.optimizer_config.ema.average_decay, name: d, values: [0.8, 0.9]}"
+
+
+@pytest.mark.parametrize(
+    ("axes", "exclude", "changes"),
+    [
+        (
+            f"{{list: {{name: b, options: {{x: {{task.model.mask_head: {{}}}}, y: {_MOBILE}}}}}}}",
+            "",
+            {"x": [], "y": ["type: mobilenet", "mobilenet.filter_size_scale: 2.0"]},
+        ),
+        (
+            f"{{product: [{{{_DEPTHS}}}, {{list: {{name: b, options: {{x: , y: {_MOBILE}}}}}}}]}}",
+            "[{d: 18, b: y}]",
+            {
+                **{"d_18-x": ["resnet.model_id: 18"], "d_50-x": ["resnet.model_id: 50"]},
+                "d_50-y": ["type: mobilenet", "mobilenet.filter_size_scale: 2.0"],
+            },
+        ),
+        (
+            f"{{product: [{{{_DECAYS}}}, {{list: {{name: b, options: {{x: , "
+            "y: {trainer.optimizer_config.ema: null}}}}]}",
+            "[{d: 0.8, b: y}]",
+            {
+                **{"d_0.8-x": ["ema.average_decay: 0.8"], "d_0.9-x": ["ema.average_decay: 0.9"]},
+                "d_0.9-y": ["ema: null"],
+            },
+        ),
+    ],
+)
+def test_an_option_may_set_nothing_or_what_another_option_drops(tmp_path, axes, exclude, changes):
+    sweep = _load(tmp_path, axes=axes, exclude=exclude, params_override=_NO_WEIGHTS)
+    heads = ("task.model.backbone.", "trainer.optimizer_config.")
+    found = {
+        row.name: [
+            f"{path}: {value}".removeprefix(heads[0]).removeprefix(heads[1])
+            for path, value in row.changes
+        ]
+        for row in sweep.rows
+    }
+    assert found == changes
+
+
 def test_exclude_leaves_out_what_matches_all_of_an_entry(tmp_path):
     product = f"{{product: [{{{_A}}}, {{{_B}}}]}}"
     sweep = _load(tmp_path, axes=product, exclude="[{a: 1, b: y}]")

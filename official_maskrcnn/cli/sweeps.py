@@ -154,6 +154,9 @@ def _executor(arguments: argparse.Namespace) -> "Executor":
 
 
 def _print_failure(job: "Job") -> None:
+    if job.error:  # the log may be gone
+        print(f"\n{job.run.name} failed: {job.error}")
+        return
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
     print(f"\n{job.run.name} failed with exit code {job.exit_code}; {job.log} ends:")
     print("".join(f"  {line}\n" for line in lines), end="")

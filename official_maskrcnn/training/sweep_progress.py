@@ -89,6 +89,8 @@ class SweepProgress:
             left = self._seconds_left(job, reading)
             text += f", try {job.tries}, step {reading}"
             text += f", {progress.format_duration(left)} left" if left is not None else ""
+        elif job.error:
+            text += f", {job.error}"
         elif job.exit_code:
             text += f", exit code {job.exit_code}, see {job.log}"
         return f"{text}: {reading.metrics}" if reading.metrics else text

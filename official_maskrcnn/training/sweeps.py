@@ -58,6 +58,7 @@ class Job:
       failures: those of them that ended wrongly.
       started: time.monotonic() of the last start.
       exit_code: of the process that ended last.
+      error: why the system could not start it, or note its end; it is FAILED then.
       process: the one that runs.
     """
 
@@ -68,6 +69,7 @@ class Job:
     failures: int = 0
     started: float = 0.0
     exit_code: int | None = None
+    error: OSError | None = None
     process: Process | None = None
 
     @property
@@ -108,8 +110,8 @@ def run_sweep(
     """Runs what is not finished yet.
 
     A process that fails does not stop the others. Its run is started again, at the end of the
-    queue, unless it said that the user's input is wrong (exit code 2). One that was preempted
-    (143) is always started again.
+    queue, unless it said that the user's input is wrong (exit code 2), or the system refused to
+    start it or to note its end. One that was preempted (143) is always started again.
 
     Args:
       runs: of a sweep.
@@ -141,7 +143,9 @@ def run_sweep(
         try:
             while (queue or running) and not signals:
                 while queue and len(running) < executor.slots:
-                    running.append(_start(queue.popleft(), executor, command))
+                    job = queue.popleft()
+                    if _start(job, executor, command):
+                        running.append(job)
                 for job in [job for job in running if _has_ended(job, retries)]:
                     running.remove(job)
                     if job.state is State.WAITING:
@@ -157,11 +161,20 @@ def run_sweep(
 
 
 def read_outcome(folder: pathlib.Path) -> Outcome | None:
-    """How a run's processes ended so far; None if none did."""
+    """How a run's processes ended so far; None if none did.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / _OUTCOME
     try:
-        return Outcome(**json.loads((folder / _OUTCOME).read_text()))
+        return Outcome(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete it, and sweep run goes on with this run"
+        ) from error
 
 
 def config_differences(run: Run, folder: pathlib.Path) -> list[tuple[str, str, str]]:
@@ -196,14 +209,19 @@ def _prepare(jobs: Sequence[Job]) -> None:
             loading.save_params(job.run.config, str(job.folder / _CONFIG))
 
 
-def _start(job: Job, executor: Executor, command: Command) -> Job:
+def _start(job: Job, executor: Executor, command: Command) -> bool:
+    """Whether a process could be started for the job; else it has failed."""
     words = command(job.run, job.folder)
     now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-    with open(job.log, "a", encoding="utf-8") as log:
-        log.write(f"== {now}: {shlex.join(words)}\n")
-    job.process = executor.start(words, str(job.log))
+    try:
+        with open(job.log, "a", encoding="utf-8") as log:
+            log.write(f"== {now}: {shlex.join(words)}\n")
+        job.process = executor.start(words, str(job.log))
+    except OSError as error:
+        job.state, job.error = State.FAILED, error
+        return False
     job.state, job.started, job.tries = State.RUNNING, time.monotonic(), job.tries + 1
-    return job
+    return True
 
 
 def _has_ended(job: Job, retries: int) -> bool:
@@ -212,8 +230,12 @@ def _has_ended(job: Job, retries: int) -> bool:
     code = job.process.poll()
     if code is None:
         return False
-    _write_outcome(job, code)
     job.process, job.exit_code = None, code
+    try:
+        _write_outcome(job, code)
+    except OSError as error:  # the disk is full, or the folder gone: no other run's fault
+        job.state, job.error = State.FAILED, error
+        return True
     if code == 0:
         job.state = State.FINISHED
     elif code == sweep_process.PREEMPTED:
@@ -240,16 +262,23 @@ def _stop(running: Sequence[Job], signals: Sequence[int], watch: Callable[[], No
         return
     deadline = time.monotonic() + sweep_process.STOP_SECONDS
     for job in running:
-        assert job.process is not None
-        job.process.stop()
-    while any(job.process for job in running):
-        for job in running:
-            if job.process and _has_ended(job, retries=0) and job.state is not State.FINISHED:
-                job.state = State.STOPPED
-            elif job.process and (len(signals) > 1 or time.monotonic() > deadline):
-                job.process.kill()
-        watch()
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if job.process:
+            job.process.stop()
+
+    def wait(watch: Callable[[], None]) -> None:
+        while any(job.process for job in running):
+            for job in running:
+                if job.process and _has_ended(job, retries=0) and job.state is not State.FINISHED:
+                    job.state = State.STOPPED
+                elif job.process and (len(signals) > 1 or time.monotonic() > deadline):
+                    job.process.kill()
+            watch()
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    try:
+        wait(watch)
+    finally:  # whatever the watch raised, the processes get their time
+        wait(lambda: None)
 
 
 @contextlib.contextmanager

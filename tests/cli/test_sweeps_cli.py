@@ -109,6 +109,16 @@ def test_run_then_table(file, data, fake_runs, capsys, tmp_path):
         assert part in capsys.readouterr().out
 
 
+def test_run_says_why_the_system_could_not_start_one(file, data, capsys, monkeypatch):
+    defaults = (lambda jobs: None, lambda run, folder: ["no such program"])
+    monkeypatch.setattr(sweeps.run_sweep, "__defaults__", defaults)
+    monkeypatch.setattr(sweeps, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    assert main(["sweep", "run", file, "--output", "out", *data]) == 1
+    printed = capsys.readouterr().out
+    assert "0 of 4 runs are finished, in out" in printed
+    assert "w_2/seed2 failed: [Errno 2] No such file or directory: 'no such program'" in printed
+
+
 def test_a_table_that_cannot_be_made_writes_nothing(file, capsys, tmp_path):
     runs = load_sweep(file).runs
     lines = "".join(f"{r.name},{r.row.labels['w']},{r.seed},0.3,10,5,{r.digest}\n" for r in runs)

@@ -147,6 +147,34 @@ def test_a_failure_is_isolated_and_tried_again_but_not_a_mistake_of_the_user(swe
     assert _states(jobs)["w_2/seed2"] == ("finished", 0)
 
 
+def test_a_run_that_the_system_fails_leaves_the_others_alone(sweep, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(progress, "console", rich.console.Console(file=io.StringIO()))
+
+    def command(run: Run, folder: pathlib.Path) -> Sequence[str]:
+        if run.name == "w_1/seed1":
+            return ["rm", "-rf", str(folder)]  # where its end is to be noted
+        return ["no such program"] if run.name == "w_1/seed2" else _fake()(run, folder)
+
+    with caplog.at_level(logging.INFO), SweepProgress("mine", sweep.metrics) as watch:
+        jobs = run_sweep(sweep.runs, tmp_path, LocalExecutor(2), 3, watch, command)
+    assert [(job.state.value, job.tries) for job in jobs] == [
+        *(("failed", 1), ("failed", 0)),
+        *[("finished", 1)] * 4,
+    ]
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    for job, reason in zip(jobs, ("outcome.json", "no such program"), strict=False):
+        assert reason in str(job.error)
+        assert f"{job.run.name} failed, {job.error}" in said
+
+
+def test_a_damaged_outcome_is_named_before_anything_starts(sweep, tmp_path):
+    (tmp_path / "w_1" / "seed2").mkdir(parents=True)
+    (tmp_path / "w_1" / "seed2" / "outcome.json").touch()
+    with pytest.raises(UserError, match=r"w_1/seed2/outcome.json is damaged .*; delete it"):
+        run_sweep(sweep.runs, tmp_path, LocalExecutor(1), 0, command=_fake())
+    assert not list(tmp_path.rglob("tries"))
+
+
 def test_other_configurations_are_refused_with_the_differences_all_at_once(sweep, tmp_path):
     output = tmp_path / "out"
     run_sweep(sweep.runs, output, LocalExecutor(4), 0, command=_fake())
@@ -213,6 +241,19 @@ def test_a_signal_stops_all_politely_and_the_next_call_goes_on(sweep, tmp_path, 
 
     jobs = run_sweep(sweep.runs, tmp_path, LocalExecutor(3), 0, command=_fake())
     assert {job.state for job in jobs} == {State.FINISHED}
+
+
+def test_runs_may_save_also_when_the_runner_itself_fails(sweep, tmp_path):
+    folders = [tmp_path / run.name for run in sweep.runs[:2]]
+
+    def watch(jobs: Sequence[Job]) -> None:
+        if all((folder / "ready").exists() for folder in folders):
+            raise RuntimeError("a fault of the display")
+
+    behaviours = {run.name: "wait" for run in sweep.runs}
+    with pytest.raises(RuntimeError, match="a fault of the display"):
+        run_sweep(sweep.runs, tmp_path, LocalExecutor(2), 0, watch, _fake(behaviours))
+    assert [read_outcome(folder).exit_code for folder in folders] == [143, 143]
 
 
 @pytest.mark.parametrize("twice", [True, False])

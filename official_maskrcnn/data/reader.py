@@ -21,28 +21,35 @@ class ExampleIndex:
     """Where n examples are, for graphs and outside of them."""
 
     def __init__(
-        self, paths: Sequence[str], files: np.ndarray, offsets: np.ndarray, sizes: np.ndarray
+        self,
+        paths: Sequence[str],
+        files: np.ndarray,
+        places: np.ndarray,
+        offsets: np.ndarray,
+        sizes: np.ndarray,
     ):
         """Knows the examples, sorted by file and place.
 
         Args:
           paths: of the files.
           files: int64 [n], the file of each.
+          places: int64 [n], its place there, from 1 on.
           offsets: int64 [n], its first byte.
           sizes: int64 [n], bytes of the record, its frame included.
         """
-        self.paths, self.files, self.offsets, self.sizes = paths, files, offsets, sizes
-        firsts = np.searchsorted(files, np.arange(len(paths)))
+        self.paths, self.files, self.places = paths, files, places
+        self.offsets, self.sizes = offsets, sizes
         with tf.device("cpu:0"):
             self._paths = tf.constant(paths, tf.string)
-            self._tables = [tf.constant(each, tf.int64) for each in (files, offsets, sizes, firsts)]
+            self._tables = [tf.constant(each, tf.int64) for each in (files, places, offsets, sizes)]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def select(self, keep: np.ndarray | slice) -> "ExampleIndex":
         """Some of the examples."""
-        return ExampleIndex(self.paths, self.files[keep], self.offsets[keep], self.sizes[keep])
+        arrays = (self.files, self.places, self.offsets, self.sizes)
+        return ExampleIndex(self.paths, *(array[keep] for array in arrays))
 
     def path(self, number: tf.Tensor | int) -> tf.Tensor:
         """The file of an example."""
@@ -50,10 +57,8 @@ class ExampleIndex:
 
     def name(self, number: tf.Tensor | int) -> tf.Tensor:
         """Of an example: its file and place there, for messages."""
-        files, offsets, _, firsts = self._tables
-        place = number - firsts[files[number]] + 1
-        parts = [self.path(number), ", record ", tf.as_string(place), " at byte "]
-        return tf.strings.join([*parts, tf.as_string(offsets[number])])
+        _, places, offsets, _ = (tf.as_string(table[number]) for table in self._tables)
+        return tf.strings.join([self.path(number), ", record ", places, " at byte ", offsets])
 
     def read(self, number: tf.Tensor | int) -> tf.Tensor:
         """The serialized example.
@@ -61,7 +66,7 @@ class ExampleIndex:
         Raises:
           tf.errors.OpError: it is damaged, or its file is gone.
         """
-        _, offsets, sizes, _ = self._tables
+        _, _, offsets, sizes = self._tables
         spec = {"output_types": [tf.string], "output_shapes": [[]]}
         records = tf.raw_ops.TFRecordDatasetV2(  # tf.data.TFRecordDataset knows no offsets
             filenames=self.path(number)[None],
@@ -82,8 +87,8 @@ def build_index(paths: Sequence[str], config: DataConfig | None = None) -> Examp
 
     Args:
       paths: of the files, local or remote.
-      config: `skip_empty_images`, for which every example is read once, and `max_examples`; None
-        for all.
+      config: `skip_empty_images`, for which every example is read once (one that cannot be read
+        stays, for whoever reads it next to tell), and `max_examples`; None for all.
 
     Raises:
       DamagedFile: where one record ends and the next begins cannot be told.
@@ -94,15 +99,22 @@ def build_index(paths: Sequence[str], config: DataConfig | None = None) -> Examp
     index = ExampleIndex(
         paths,
         files=np.repeat(np.arange(len(paths)), [len(limit) - 1 for limit in limits]),
+        places=np.concatenate([[], *(np.arange(1, len(limit)) for limit in limits)]).astype(
+            np.int64
+        ),
         offsets=np.concatenate([[], *(limit[:-1] for limit in limits)]).astype(np.int64),
         sizes=np.concatenate([[], *(np.diff(limit) for limit in limits)]).astype(np.int64),
     )
     if config.skip_empty_images:
+        keep = np.ones(len(index), bool)
         numbers = tf.data.Dataset.range(len(index)).map(
-            lambda number: _has_instances(index.read(number)), num_parallel_calls=tf.data.AUTOTUNE
+            lambda number: (number, _has_instances(index.read(number))),
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
-        found = parallel.track(numbers.as_numpy_iterator(), len(index), "Looking for empty images")
-        index = index.select(np.fromiter(found, bool))
+        found = numbers.ignore_errors().as_numpy_iterator()
+        for number, has in parallel.track(found, len(index), "Looking for empty images"):
+            keep[number] = has
+        index = index.select(keep)
     return index.select(slice(config.max_examples))
 
 

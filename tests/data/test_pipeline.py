@@ -181,6 +181,19 @@ def test_damaged_examples_are_named_and_left_out(tmp_path, capfd):
         assert sum(f"{tmp_path}/{place}" in report for report in reports) == 1
 
 
+def test_a_damaged_example_is_found_also_where_empty_images_are_left_out(tmp_path, capfd):
+    fields = {"skip_empty_images": True, "shuffle_buffer_size": 1}
+    config = _damaged(tmp_path, True, max_faulty_examples=1, **fields)
+    dataset = pipeline.build_dataset(config, _SIZE, False).take(5)
+    ids = np.concatenate([batch["source_id"] for batch in dataset])
+    assert ids.tolist() == [2, 2, 4, 8, 10] * 4  # of the even ones 6 is empty; 2 stands in for 3
+    place = "part-00000-of-00002.tfrecord, record 2 at byte "
+    assert place in capfd.readouterr().err
+    config.max_faulty_examples = 0
+    with pytest.raises(tf.errors.OpError, match=rf"{DATA_FAULT}.*{place}.*\(0\) are allowed"):
+        next(iter(pipeline.build_dataset(config, _SIZE, False)))
+
+
 def test_an_evaluation_pads_for_damaged_examples(tmp_path):
     config = _damaged(tmp_path, False, max_faulty_examples=2)
     ids = np.concatenate([b["source_id"] for b in pipeline.build_dataset(config, _SIZE, True)])

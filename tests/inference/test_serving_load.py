@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
+from official_maskrcnn.inference.serving import tensorflow_serving
 from official_maskrcnn.inference.serving.batching import Batcher
 from tests.inference.served_predictor import POISON, ServedPredictor, encode, wait_until
 from tests.inference.service_process import ServiceProcess, fake_service
@@ -144,6 +146,24 @@ def test_a_full_queue_answers_at_once():
         assert client.post("/score", content=_PHOTO).status_code == 200
 
 
+def test_json_is_parsed_one_body_at_a_time(monkeypatch):
+    in_work, most = 0, 0
+
+    def read(body, service):
+        nonlocal in_work, most
+        in_work += 1
+        most = max(most, in_work)
+        time.sleep(0.1)
+        in_work -= 1
+        return [np.zeros([8, 8, 3], np.uint8)] * 2
+
+    monkeypatch.setattr(tensorflow_serving, "_read_instances", read)
+    with make_client(max_requests=8) as client, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(client.post, "/v1/models/nuts:predict") for _ in range(3)]
+        assert {answer.result().status_code for answer in answers} == {200}
+    assert most == 1
+
+
 @pytest.fixture(scope="module")
 def slow_service() -> Iterator[ServiceProcess]:
     """Takes a second for each batch."""
@@ -182,6 +202,23 @@ def test_a_body_that_does_not_arrive_is_given_up(slow_service):
     with contextlib.closing(_send(slow_service, _head(1000) + b"a few bytes")) as connection:
         assert b" 408 " in connection.recv(1000).split(b"\r\n")[0]
         assert _in_progress(slow_service) == 0
+
+
+def test_what_arrives_holds_room(slow_service):
+    arriving = [_send(slow_service, _head(1000) + b"a few bytes") for _ in range(3)]
+    wait_until(lambda: _in_progress(slow_service) == 3)
+    start = time.monotonic()
+    with contextlib.closing(_send(slow_service, _head(1000))) as connection:
+        assert b" 503 " in connection.recv(1000).split(b"\r\n")[0]
+    # Other methods need no room, and what they send is not read.
+    get = _head(10**9).replace(b"POST", b"GET")
+    with contextlib.closing(_send(slow_service, get)) as connection:
+        assert b" 405 " in connection.recv(1000).split(b"\r\n")[0]
+    assert time.monotonic() - start < 1
+    for connection in arriving:
+        connection.close()
+    wait_until(lambda: _in_progress(slow_service) == 0)
+    assert slow_service.ask("POST", "/score", _PHOTO)[0] == 200
 
 
 @pytest.mark.parametrize("part", ["header", "address"])

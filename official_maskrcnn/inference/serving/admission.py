@@ -39,6 +39,7 @@ class Workplace(Generic[Item, Answer]):
         self._batcher = Batcher(self._timed, options.max_batch, options.batch_wait)
         threads = min(4, os.cpu_count() or 1)
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="image")
+        self._turns = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="turn")
         self._admitted = 0
 
     def start(self) -> None:
@@ -49,6 +50,7 @@ class Workplace(Generic[Item, Answer]):
         """Ends, after the batch in work."""
         await self._batcher.stop()
         await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self._turns.shutdown)
 
     @property
     def fault(self) -> str:
@@ -60,14 +62,9 @@ class Workplace(Generic[Item, Answer]):
             return f"the model has been busy with one batch for {seconds:.0f} s"
         return ""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether one more would be refused."""
-        return self._admitted >= self.options.max_requests
-
     @contextlib.contextmanager
     def admit(self, count: int = 1) -> Iterator[None]:
-        """Holds room for items, from before they are decoded until they are answered.
+        """Holds room for items: the first of a request before its body is read, until its answer.
 
         Raises:
           RequestFault: there is no room for all of them.
@@ -90,6 +87,14 @@ class Workplace(Generic[Item, Answer]):
         """Runs what takes long beside the event loop and beside the model."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    async def in_turn(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs what takes much memory, as `in_pool`, but one at a time.
+
+        The next one waits for the thread, also where nobody waits for its result any more.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._turns, lambda: function(*args, **kwargs))
 
     def _timed(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
         start = time.monotonic()

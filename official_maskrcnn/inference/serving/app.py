@@ -80,7 +80,7 @@ def _make_app(workplace: Workplace, *routers: fastapi.APIRouter) -> fastapi.Fast
 
 
 def _guard(app: fastapi.FastAPI, workplace: Workplace, paths: Iterable[str]) -> ASGIApp:
-    return Guard(app, workplace.options, workplace.metrics, paths, lambda: workplace.is_full)
+    return Guard(app, workplace.options, workplace.metrics, paths, workplace.admit)
 
 
 def _add_page(app: fastapi.FastAPI) -> None:

@@ -1,6 +1,7 @@
-"""What stands before every route: the token, the size and the time of a request."""
+"""What stands before every route: the token, the room, the size and the time of a request."""
 
 import asyncio
+import contextlib
 import hmac
 import time
 from collections.abc import Callable, Iterable
@@ -35,7 +36,7 @@ class Guard:
         options: ServiceOptions,
         metrics: Metrics,
         routes: Iterable[str],
-        is_full: Callable[[], bool],
+        admit: Callable[[], contextlib.AbstractContextManager[None]],
     ):
         """Wraps an application.
 
@@ -44,10 +45,10 @@ class Guard:
           options: of the service.
           metrics: counters.
           routes: paths that are counted by their name.
-          is_full: whether a POST would be refused for want of room.
+          admit: holds room for a POST, from before its body is read until it is answered.
         """
         self._app, self._options, self._metrics = app, options, metrics
-        self._routes, self._is_full = frozenset(routes), is_full
+        self._routes, self._admit = frozenset(routes), admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,20 +83,22 @@ class Guard:
             raise RequestFault(431, f"address and headers are larger than {MAX_HEADER_BYTES} bytes")
         if scope["path"] not in _PUBLIC:
             self._check_token(headers.get(b"authorization", b""))
-        if scope["method"] == "POST" and self._is_full():
-            raise RequestFault(503, "the queue is full: come again in a moment")
+        if scope["method"] != "POST":  # nothing needs a body here: it is left unread
+            await self._answer(scope, b"", receive, send)
+            return
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise RequestFault(
                 415, "a Content-Encoding is not understood: send the bytes as they are"
             )
         limit = self._options.time_limit
-        try:
-            async with asyncio.timeout(limit):
-                body = await self._read(headers.get(b"content-length", b""), receive)
-        except TimeoutError as error:
-            raise RequestFault(408, f"the request did not arrive within {limit:g} s") from error
-        if body is not None:
-            await self._answer(scope, body, receive, send)
+        with self._admit():
+            try:
+                async with asyncio.timeout(limit):
+                    body = await self._read(headers.get(b"content-length", b""), receive)
+            except TimeoutError as error:
+                raise RequestFault(408, f"the request did not arrive within {limit:g} s") from error
+            if body is not None:
+                await self._answer(scope, body, receive, send)
 
     def _check_token(self, authorization: bytes) -> None:
         if self._options.token is None:
@@ -115,17 +118,16 @@ class Guard:
         fault = RequestFault(413, f"the request is larger than {limit} bytes: send a smaller image")
         if length.isdigit() and (len(length) > _MAX_DIGITS or int(length) > limit):
             raise fault
-        parts, size = [], 0
+        body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit:
+            body += message.get("body", b"")
+            if len(body) > limit:
                 raise fault
             if not message.get("more_body", False):
-                return b"".join(parts)
+                return bytes(body)
 
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         """Runs the application, as long as the client is there and time is left."""

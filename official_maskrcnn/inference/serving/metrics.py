@@ -28,7 +28,7 @@ class Metrics:
         )
         self.in_progress = Gauge(
             "maskrcnn_requests_in_progress",
-            "Images in work or waiting.",
+            "Images in work or waiting, from before their request is read.",
             registry=registry,
         )
         self.batch_size = Histogram(

@@ -84,11 +84,10 @@ def script_routes(script: ScoringScript) -> fastapi.APIRouter:
         prob: Annotated[str | None, Query(description="least confidence")] = None,
     ) -> Response:
         """Calls the run() of the scoring script."""
-        with script.admit():
-            content = ScriptRequest(
-                request.method, dict(request.query_params), request.headers, await request.body()
-            )
-            return await script.submit(content)
+        content = ScriptRequest(
+            request.method, dict(request.query_params), request.headers, await request.body()
+        )
+        return await script.submit(content)
 
     return router
 

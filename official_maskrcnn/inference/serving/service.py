@@ -39,6 +39,8 @@ class _Task(NamedTuple):
 class Service(Workplace[_Task, Detections]):
     """Finds objects in images, and the masks of given boxes; used from one event loop.
 
+    A request holds room for one image already (`admit`) when it asks for something.
+
     Attributes:
       predictor: the model.
     """
@@ -79,7 +81,7 @@ class Service(Workplace[_Task, Detections]):
         Raises:
           RequestFault: an image cannot be used, or there is no room for all of them now.
         """
-        with self.admit(len(sources)):
+        with self.admit(len(sources) - 1):
             work = [asyncio.create_task(self._detect(source)) for source in sources]
             try:
                 return await asyncio.gather(*work)
@@ -101,15 +103,13 @@ class Service(Workplace[_Task, Detections]):
           classes: n ids or names; None where the model needs none.
 
         Raises:
-          RequestFault: the image or a box cannot be used, the model cannot do it, or there is no
-            room now.
+          RequestFault: the image or a box cannot be used, or the model cannot do it.
         """
-        with self.admit():
-            image = await self.in_pool(self._prepare, encoded)
-            try:
-                return await self.submit(_Task(image, boxes, classes))
-            except UserError as error:
-                raise RequestFault(400, str(error)) from error
+        image = await self.in_pool(self._prepare, encoded)
+        try:
+            return await self.submit(_Task(image, boxes, classes))
+        except UserError as error:
+            raise RequestFault(400, str(error)) from error
 
     def _prepare(self, source: bytes | np.ndarray) -> PreparedImage:
         pixels = self._decode(source) if isinstance(source, bytes) else source

@@ -37,7 +37,8 @@ def tensorflow_serving_routes(service: Service) -> fastapi.APIRouter:
 
     async def predict(request: Request) -> Response:
         """Finds the objects in images, in TensorFlow Serving's form; boxes are in pixels."""
-        sources = await service.in_pool(_read_instances, await request.body(), service)
+        # As JSON, a small body can become lists of twenty times its size.
+        sources = await service.in_turn(_read_instances, await request.body(), service)
         found = await service.detect(sources)
         return await service.in_pool(_predictions, found)
 

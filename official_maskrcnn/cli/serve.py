@@ -93,7 +93,8 @@ def _add_bounds(verb: VerbParser) -> None:
         type=float,
         default=30.0,
         metavar="S",
-        help="seconds for a request to arrive, and for its answer; default: %(default)s",
+        help="seconds for a request to arrive, for its answer, and for that to be taken; "
+        "default: %(default)s",
     )
     verb.add_argument(
         "--max_mib",
@@ -121,7 +122,7 @@ def _add_bounds(verb: VerbParser) -> None:
         type=positive_int,
         default=30,
         metavar="S",
-        help="that requests get to end after SIGTERM; default: %(default)s",
+        help="to end in after SIGTERM; default: %(default)s",
     )
 
 
@@ -134,7 +135,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     app = _make_app(arguments, options)
     if arguments.host not in _LOCAL and options.token is None:
         print(f"warning: {arguments.host} is open to everybody: no token is set", file=sys.stderr)
-    run_server(app, held, arguments.max_connections, arguments.stop_seconds)
+    run_server(app, held, arguments.max_connections, arguments.stop_seconds, arguments.time_limit)
 
 
 def _options(arguments: argparse.Namespace) -> "ServiceOptions":

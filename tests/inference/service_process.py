@@ -75,7 +75,12 @@ def running(*command: str, **environment: str) -> Iterator[ServiceProcess]:
 
 @contextlib.contextmanager
 def fake_service(
-    seconds: float = 0.0, include_mask: bool = True, class_agnostic: bool = True, **options: Any
+    seconds: float = 0.0,
+    include_mask: bool = True,
+    class_agnostic: bool = True,
+    max_connections: int = 64,
+    stop_seconds: int = 10,
+    **options: Any,
 ) -> Iterator[ServiceProcess]:
     """A service whose fake predictor takes some time for each batch."""
     code = (
@@ -90,7 +95,8 @@ def fake_service(
         f"predictor.gate.wait = lambda limit: time.sleep({seconds})\n"
         f"options = ServiceOptions(**{ {'name': 'fake', **options}!r})\n"
         "app = create_app(Service(predictor, options, Metrics()))\n"
-        "run_server(app, bind('127.0.0.1', 0), 64, 10)\n"
+        "held = bind('127.0.0.1', 0)\n"
+        f"run_server(app, held, {max_connections}, {stop_seconds}, options.time_limit)\n"
     )
     with running("-c", code) as service:
         yield service

@@ -245,6 +245,40 @@ def test_headers_that_do_not_arrive_are_given_up(slow_service):
         assert 8 < time.monotonic() - start < 15
 
 
+def test_an_answer_that_is_not_taken_ends_its_connection():
+    with fake_service(time_limit=1.0, max_connections=2) as service:
+        # Answers of more than the sockets hold, asked for at once by one that reads nothing.
+        asked = b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+        idle = [socket.socket() for _ in range(2)]
+        for connection in idle:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", service.port))
+            connection.sendall(asked)
+        status, body = service.ask("GET", "/healthz")
+        assert status == 503 and b'{"error":"there are too many connections' in body
+        start = time.monotonic()
+        wait_until(lambda: service.ask("GET", "/healthz")[0] == 200)
+        assert time.monotonic() - start < 4
+        for connection in idle:
+            connection.close()
+
+
+def test_a_model_that_has_hung_does_not_hold_up_the_end():
+    with (
+        fake_service(60.0, stop_seconds=1) as service,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(service.ask, "POST", "/score", _PHOTO)
+        wait_until(lambda: _in_progress(service) == 1)
+        service.process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        status, body = answer.result()
+        assert status == 503 and b"is stopping" in body
+        assert service.process.wait(10) == 1
+        assert time.monotonic() - start < 5
+        wait_until(lambda: any("does not end: ending without it" in line for line in service.log))
+
+
 def test_sigterm_answers_what_is_in_work_and_ends():
     with (
         fake_service(1.0, max_batch=1) as service,

@@ -47,10 +47,10 @@ class Workplace(Generic[Item, Answer]):
         self._batcher.start()
 
     async def stop(self) -> None:
-        """Ends, after the batch in work."""
+        """Ends; what threads have in work is not waited for."""
         await self._batcher.stop()
-        await asyncio.to_thread(self._pool.shutdown)
-        await asyncio.to_thread(self._turns.shutdown)
+        for threads in (self._pool, self._turns):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def fault(self) -> str:

@@ -66,14 +66,14 @@ class Batcher(Generic[Item, Answer]):
         self._loop = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Ends after the batch in work; whoever still waits for an answer gets none."""
+        """Ends; whoever still waits for an answer gets none. A batch in work is not waited for."""
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
         for job in self._waiting:
             job.answer.cancel()
         self._waiting.clear()
-        await asyncio.to_thread(self._thread.shutdown)
+        self._thread.shutdown(wait=False)
 
     async def submit(self, item: Item) -> Answer:
         """The answer for an item.

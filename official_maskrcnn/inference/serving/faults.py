@@ -19,7 +19,7 @@ class RequestFault(Exception):
         """
         super().__init__(message)
         self.status, self.message = status, message
-        self.headers = {"Retry-After": "1"} if status == 503 else dict(headers or {})
+        self.headers = {**({"Retry-After": "1"} if status == 503 else {}), **(headers or {})}
 
     def response(self) -> JSONResponse:
         """The answer, in the form that TensorFlow Serving gives its own in."""

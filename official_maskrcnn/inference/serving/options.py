@@ -18,7 +18,8 @@ class ServiceOptions:
       max_batch: images that go through the model together.
       batch_wait: seconds that an image waits for others to go with, while the model is free.
       max_requests: in work or waiting; those beyond are refused at once.
-      time_limit: seconds for a request to arrive, and again for its answer.
+      time_limit: seconds for a request to arrive, again for its answer, and again for that to be
+        taken.
       max_bytes: of an encoded image.
       max_pixels: of an image.
       max_boxes: of a request for masks.

@@ -33,8 +33,12 @@ class ServedPredictor:
         )
         self.class_names = {1: "date", 2: "fig"}
         self.batches: list[int] = []
+        self.classes: list[Any] | None = None  # of the last call of `segment`
         self.gate = threading.Event()
         self.gate.set()
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        return self.predict([self.prepare(image)])[0]
 
     def prepare(self, image: np.ndarray) -> Any:
         return SimpleNamespace(size=image.shape[:2])
@@ -50,6 +54,7 @@ class ServedPredictor:
         self.gate.wait(20)
         if classes is None and not self.config.mask_head.class_agnostic:
             raise UserError("the mask head has a mask for each class: say the class of each box")
+        self.classes = classes
         fractions = np.asarray(boxes) / np.tile(image.size, 2)
         return self._found(image.size, fractions.tolist())
 

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pycocotools import mask as coco_mask
 
+from official_maskrcnn.inference.serving import score
 from official_maskrcnn.inference.serving.app import create_app
 from official_maskrcnn.inference.serving.metrics import Metrics
 from official_maskrcnn.inference.serving.options import ServiceOptions
@@ -120,6 +122,16 @@ def test_what_a_model_cannot_do_is_said():
         assert "mask" not in client.post("/score", content=_PHOTO).json()[0]
 
 
+def test_a_class_can_be_called_a_number():
+    predictor = ServedPredictor(class_agnostic=False)
+    predictor.class_names = {1: "2", 2: "fig"}
+    with make_client(predictor) as client:
+        for given, expected in (("2", ["2"]), ("1", [1]), ("fig", ["fig"])):
+            query = f"/segment?box=0,0,1,1&class={given}"
+            assert client.post(query, content=_PHOTO).status_code == 200
+            assert predictor.classes == expected
+
+
 def _bomb(width: int, height: int) -> bytes:
     """A PNG of few bytes and many pixels."""
 
@@ -175,6 +187,28 @@ def test_wrong_parameters_are_named(client, query):
     answer = client.post(f"/score?{query}", content=_PHOTO)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(("prob: ", "mask: "))
+
+
+@pytest.mark.parametrize("has_masks", [True, False])
+def test_the_scoring_script_refuses_what_the_service_refuses(has_masks, monkeypatch):
+    predictor = ServedPredictor(include_mask=has_masks)
+    monkeypatch.setattr(score, "_predictor", predictor)
+    too_large = b"\0" * (ServiceOptions("nuts").max_bytes + 1)
+    images = (_PHOTO, b"hello", _cut_off(), _bomb(30000, 30000), _many_scans(), too_large)
+    queries = [{"mask": form} for form in ("none", "crop", "rle", "polygon", "png")]
+    queries += [{"prob": text} for text in ("0", "0.3", "1.01", "-1", "nan", "x", "")]
+    requests = [(image, {}) for image in images] + [(_PHOTO, query) for query in queries]
+    with make_client(predictor) as client:
+        for image, query in requests:
+            expected = client.post("/score", params=query, content=image)
+            raw = SimpleNamespace(method="POST", args=query, get_data=lambda image=image: image)
+            answer = score.run(raw)
+            if expected.status_code == 200:
+                assert answer == expected.json()
+            elif query:  # in other words
+                assert answer["error"].startswith(("this model has no masks", "prob: ", "mask: "))
+            else:
+                assert answer == expected.json()
 
 
 def test_get_says_how_to_ask(client):
@@ -236,6 +270,17 @@ def test_tensorflow_serving_refuses_in_words(client, content, words):
     assert answer.status_code == 400 and words in answer.json()["error"]
 
 
+def test_tensorflow_serving_bounds_an_image():
+    with make_client(max_pixels=100, max_bytes=2000) as client:
+        pixels = np.zeros([10, 11, 3], int).tolist()
+        answer = _predict(client, {"instances": [pixels]})
+        assert answer.status_code == 413 and "more than 100 pixels" in answer.json()["error"]
+        assert _predict(client, {"instances": [pixels[:9]]}).status_code == 200
+        encoded = base64.b64encode(bytes(2001)).decode()
+        answer = _predict(client, {"instances": [{"b64": encoded}]})
+        assert answer.status_code == 413 and "larger than 2000 bytes" in answer.json()["error"]
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[" * 100_000, b'{"instances": ' + b"[" * 5000, b"\xff"]
 )
@@ -273,6 +318,7 @@ def test_metrics_count_by_route_and_status():
         'maskrcnn_requests_total{route="/score",status="400"} 1.0',
         'maskrcnn_requests_total{route="other",status="404"} 1.0',
         "maskrcnn_batch_size_count 1.0",
+        "maskrcnn_detections_total 2.0",
         "maskrcnn_requests_in_progress 0.0",
         'maskrcnn_request_seconds_count{route="/score"} 2.0',
     ):

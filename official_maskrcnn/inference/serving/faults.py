@@ -1,8 +1,10 @@
 """What is wrong with a request, in words and as a status."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from fastapi.responses import JSONResponse
+if TYPE_CHECKING:
+    from fastapi.responses import JSONResponse
 
 
 class RequestFault(Exception):
@@ -21,6 +23,8 @@ class RequestFault(Exception):
         self.status, self.message = status, message
         self.headers = {**({"Retry-After": "1"} if status == 503 else {}), **(headers or {})}
 
-    def response(self) -> JSONResponse:
+    def response(self) -> "JSONResponse":
         """The answer, in the form that TensorFlow Serving gives its own in."""
+        from fastapi.responses import JSONResponse  # Azure's server, for `score`, may not have it
+
         return JSONResponse({"error": self.message}, self.status, self.headers)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from typing import Annotated
 
 import fastapi
@@ -60,7 +61,8 @@ def scoring_routes(service: Service) -> fastapi.APIRouter:
         """Gives the masks of boxes; the body is the image file as it is."""
         form = service.mask_form(mask)
         boxes = _read_boxes(box, service.options.max_boxes)
-        detections = await service.segment(await request.body(), boxes, _read_classes(class_))
+        classes = _read_classes(class_, service.predictor.class_names.values())
+        detections = await service.segment(await request.body(), boxes, classes)
         return await service.in_pool(_found, detections, form)
 
     @router.get("/model")
@@ -107,11 +109,14 @@ def version(service: Service) -> str:
     return step[1] if step else "1"
 
 
-def _read_classes(texts: list[str] | None) -> list[int | str] | None:
-    """Ids and names."""
+def _read_classes(texts: list[str] | None, names: Collection[str]) -> list[int | str] | None:
+    """Names, which may be numbers, and ids."""
     if texts is None:
         return None
-    return [int(text) if re.fullmatch("[0-9]{1,9}", text) else text for text in texts]
+    return [
+        int(text) if text not in names and re.fullmatch("[0-9]{1,9}", text) else text
+        for text in texts
+    ]
 
 
 def _found(detections: Detections, form: MaskForm) -> Response:

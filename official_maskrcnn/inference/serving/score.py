@@ -14,13 +14,15 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.predictor import Predictor
 from official_maskrcnn.inference.serving.answers import to_answer
-from official_maskrcnn.inference.serving.options import MaskForm
+from official_maskrcnn.inference.serving.faults import RequestFault
+from official_maskrcnn.inference.serving.options import MaskForm, ServiceOptions
+from official_maskrcnn.inference.serving.reading import choose_mask_form, read_image
 from official_maskrcnn.tasks.model_dir import PARAMS
 
+_BOUNDS = ServiceOptions("model")  # those of an image; Azure has its own of requests
 _predictor: Predictor | None = None
 
 
@@ -68,28 +70,46 @@ def run(raw_data: Any) -> Any:
         return _refuse(405, f"{raw_data.method} is not possible here: POST the bytes of an image")
     try:
         return _score(*_read(raw_data))
-    except ImageFault as fault:
-        return _refuse(400, f"the image cannot be used: {fault.kind.replace('_', ' ')}")
-    except (ValueError, TypeError, KeyError) as error:
-        return _refuse(400, f"the request cannot be read: {error}")
+    except RequestFault as fault:
+        return _refuse(fault.status, fault.message)
 
 
 def _read(raw_data: Any) -> tuple[bytes, Mapping[str, Any]]:
-    """The image and the options."""
+    """The image and the options.
+
+    Raises:
+      RequestFault: the body has not the form that it should have.
+    """
     if hasattr(raw_data, "get_data"):
         return raw_data.get_data(), raw_data.args
     if isinstance(raw_data, bytes):
         return raw_data, {}
-    content = json.loads(raw_data)
-    return base64.b64decode(content["image"]), content
+    try:
+        content = json.loads(raw_data)
+        return base64.b64decode(content["image"]), content
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        text = 'the body is no {"image": the file in base64, "prob": 0.5, "mask": "crop"}'
+        raise RequestFault(400, f"{text}: {error}") from error
 
 
 def _score(encoded: bytes, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     assert _predictor is not None, "init() comes first"
-    form: Any = options.get("mask", "crop" if _predictor.config.include_mask else "none")
-    if form not in get_args(MaskForm):
-        raise ValueError(f"mask={form}: one of {', '.join(get_args(MaskForm))} is expected")
-    return to_answer(_predictor(encoded).above(float(options.get("prob", 0.5))), form)
+    wanted, prob = options.get("mask"), options.get("prob", 0.5)
+    if wanted is not None and wanted not in get_args(MaskForm):
+        raise RequestFault(400, f"mask: one of {', '.join(get_args(MaskForm))} is expected")
+    form = choose_mask_form(wanted, _predictor.config.include_mask, "crop")
+    threshold = _read_prob(prob)
+    return to_answer(_predictor(read_image(encoded, _BOUNDS)).above(threshold), form)
+
+
+def _read_prob(value: Any) -> float:
+    try:
+        prob = float(value)
+    except (ValueError, TypeError):
+        prob = -1.0
+    if not 0 <= prob <= 1:  # NaN neither
+        raise RequestFault(400, "prob: a number from 0 to 1 is expected")
+    return prob
 
 
 def _refuse(status: int, message: str) -> Any:

@@ -7,19 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.inference import images
 from official_maskrcnn.inference.detections import Detections
 from official_maskrcnn.inference.predictor import Predictor, PreparedImage
 from official_maskrcnn.inference.serving.admission import Workplace
 from official_maskrcnn.inference.serving.faults import RequestFault
 from official_maskrcnn.inference.serving.metrics import Metrics
 from official_maskrcnn.inference.serving.options import MaskForm, ServiceOptions
-
-_SCAN = b"\xff\xda"  # begins a scan of a JPEG; within its data, 0xff is followed by 0
-_MAX_SCANS = 100  # progressive JPEGs have about ten; each costs a pass over all pixels
-_FORMATS = "JPEG, PNG, WebP, TIFF, BMP or GIF"
+from official_maskrcnn.inference.serving.reading import choose_mask_form, read_image
 
 
 class _Task(NamedTuple):
@@ -66,11 +61,7 @@ class Service(Workplace[_Task, Detections]):
           RequestFault: masks are wanted of a model that has none.
         """
         has_masks = self.predictor.config.include_mask
-        if wanted is None:
-            return self.options.mask_form if has_masks else "none"
-        if wanted != "none" and not has_masks:
-            raise RequestFault(400, f"this model has no masks: mask={wanted} is not possible")
-        return wanted
+        return choose_mask_form(wanted, has_masks, self.options.mask_form)
 
     async def detect(self, sources: Sequence[bytes | np.ndarray]) -> list[Detections]:
         """The objects in images.
@@ -84,10 +75,12 @@ class Service(Workplace[_Task, Detections]):
         with self.admit(len(sources) - 1):
             work = [asyncio.create_task(self._detect(source)) for source in sources]
             try:
-                return await asyncio.gather(*work)
+                found = await asyncio.gather(*work)
             finally:
                 for task in work:
                     task.cancel()
+        self.metrics.detections.inc(sum(map(len, found)))
+        return found
 
     async def _detect(self, source: bytes | np.ndarray) -> Detections:
         return await self.submit(_Task(await self.in_pool(self._prepare, source)))
@@ -112,26 +105,7 @@ class Service(Workplace[_Task, Detections]):
             raise RequestFault(400, str(error)) from error
 
     def _prepare(self, source: bytes | np.ndarray) -> PreparedImage:
-        pixels = self._decode(source) if isinstance(source, bytes) else source
-        return self.predictor.prepare(pixels)
-
-    def _decode(self, encoded: bytes) -> np.ndarray:
-        limit = self.options.max_pixels
-        if encoded[:2] == b"\xff\xd8" and encoded.count(_SCAN) > _MAX_SCANS:
-            raise RequestFault(400, f"the JPEG has more than {_MAX_SCANS} scans")
-        try:
-            return images.decode(encoded, max_pixels=limit)
-        except ImageFault as fault:
-            if fault.kind == "oversized_image":
-                text = f"the image has more than {limit} pixels: scale it down"
-                raise RequestFault(413, text) from fault
-            text = (
-                "the image ends too early: it was cut off on its way"
-                if fault.kind == "truncated_image"
-                else f"this is no image that can be read: send the bytes of a {_FORMATS} file as "
-                "they are"
-            )
-            raise RequestFault(400, text) from fault
+        return self.predictor.prepare(read_image(source, self.options))
 
     def _find(self, tasks: Sequence[_Task]) -> list[Detections | Exception]:
         """What the model's thread does with a batch."""

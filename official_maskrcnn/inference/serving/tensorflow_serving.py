@@ -11,7 +11,6 @@ from fastapi import Request, Response
 from official_maskrcnn.inference import images
 from official_maskrcnn.inference.detections import Detections
 from official_maskrcnn.inference.serving.faults import RequestFault
-from official_maskrcnn.inference.serving.options import ServiceOptions
 from official_maskrcnn.inference.serving.routes import version
 from official_maskrcnn.inference.serving.schemas import FAULTS, PREDICT_BODY, Predictions
 from official_maskrcnn.inference.serving.service import Service
@@ -89,21 +88,18 @@ def _read_instances(body: bytes, service: Service) -> list[bytes | np.ndarray]:
     if len(instances) > service.options.max_requests:
         text = f"{len(instances)} instances; at most {service.options.max_requests} go at once"
         raise RequestFault(400, text)
-    return [_read_instance(value, i, service.options) for i, value in enumerate(instances)]
+    return [_read_instance(value, i) for i, value in enumerate(instances)]
 
 
-def _read_instance(value: Any, place: int, options: ServiceOptions) -> bytes | np.ndarray:
+def _read_instance(value: Any, place: int) -> bytes | np.ndarray:
     """An image; the name of the input may stand around it."""
     if isinstance(value, dict) and len(value) == 1 and "b64" not in value:
         (value,) = value.values()
     if isinstance(value, dict) and isinstance(value.get("b64"), str):
         try:
-            encoded = base64.b64decode(value["b64"], validate=True)
+            return base64.b64decode(value["b64"], validate=True)
         except ValueError as error:
             raise RequestFault(400, f"instance {place}: no base64: {error}") from error
-        if len(encoded) > options.max_bytes:
-            raise RequestFault(413, f"instance {place} is larger than {options.max_bytes} bytes")
-        return encoded
     if isinstance(value, list):
         return _read_pixels(value, place)
     raise RequestFault(400, f"instance {place} is no image; {_FORMS}")

@@ -46,7 +46,7 @@ async function readFacts() {
   $("drawing").hidden = !facts.has_masks;
   $("masks").disabled = !facts.has_masks;
   $("class-choice").hidden = !facts.boxes_need_classes;
-  const choices = Object.entries(facts.classes).map(([id, name]) => new Option(name, id));
+  const choices = names.map((name) => new Option(name, name));
   $("box-class").replaceChildren(...choices);
 }
 

@@ -225,6 +225,43 @@ def test_another_photograph_replaces_the_first(page, photograph, tmp_path):
     assert len(_objects(page)) == 1
 
 
+def test_of_two_photographs_the_last_is_shown_and_no_other(browser, photograph, tmp_path):
+    large = tmp_path / "large.png"
+    PIL.Image.new("RGB", (1300, 1300), _GREY).save(large)
+    with fake_service(max_pixels=1200 * 1300) as service:
+        browser.emulate(1280, 860)
+        browser.open(service.url)
+        _look(browser, photograph)
+        _look(browser, large, "more than 1560000 pixels")  # the service refuses it
+        assert _objects(browser) == [] and browser.find("#classes li") == []
+        assert browser.one("#count").text == "0 of 0"
+        assert not browser.one("#threshold").is_enabled()
+        assert browser.one("#another").is_displayed() and browser.one("#another").is_enabled()
+        # Two that are dropped at once, of which the first takes longer to be read.
+        browser.run("""
+            const read = createImageBitmap;
+            createImageBitmap = async (file) => {
+              if (file.name === "slow") await new Promise((done) => setTimeout(done, 700));
+              return read(file);
+            };
+            const drop = async (name, width, height) => {
+              const canvas = new OffscreenCanvas(width, height);
+              canvas.getContext("2d").fillRect(0, 0, width, height);
+              const dataTransfer = new DataTransfer();
+              dataTransfer.items.add(new File([await canvas.convertToBlob()], name));
+              dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
+            };
+            drop("slow", 100, 200).then(() => drop("quick", 200, 100));
+            setTimeout(() => document.body.classList.add("waited"), 2000);
+        """)
+        wait_until(lambda: browser.find("body.waited"))
+        ratio = "const c = document.getElementById('canvas'); return c.height / c.width"
+        assert browser.run(ratio) == pytest.approx(0.5, abs=0.01)
+        assert _objects(browser) == ["date 0.80"]
+        assert browser.one("#count").text == "1 of 2"
+        assert all("413" in line for line in browser.console())
+
+
 def test_what_is_no_image_is_said(page, tmp_path):
     text = tmp_path / "text.png"
     text.write_text("no image")

@@ -276,10 +276,16 @@ function say(text, isFault = false) {
   $("status").classList.toggle("fault", isFault);
 }
 
+let opened = 0; // calls of `open`; what an earlier one waits for is given up
+
 async function open(file) {
   if (!file) return;
+  const number = ++opened;
+  forget();
+  state.file = file;
   say("Looking\u2026");
   await ready;
+  if (number !== opened) return;
   try {
     const limit = state.facts?.max_bytes;
     if (limit && file.size > limit) {
@@ -288,19 +294,18 @@ async function open(file) {
     const picture = await createImageBitmap(file).catch(() => {
       throw new Error("This is no image that the browser can show.");
     });
+    if (number !== opened) return;
     const longer = Math.max(picture.width, picture.height);
     state.scale = Math.min(LARGEST, Math.max(SMALLEST, longer)) / longer;
     canvas.width = Math.max(1, Math.round(picture.width * state.scale));
     canvas.height = Math.max(1, Math.round(picture.height * state.scale));
-    Object.assign(state, { file, picture, objects: [], chosen: null, box: null });
-    state.hidden.clear();
-    $("drop").hidden = true;
-    canvas.hidden = false;
+    state.picture = picture;
+    showCanvas(true);
     context.drawImage(picture, 0, 0, canvas.width, canvas.height);
     const start = performance.now();
     const form = state.facts?.has_masks === false ? "none" : "rle";
     const found = await ask(`score?prob=0&mask=${form}`, { method: "POST", body: file });
-    if (state.file !== file) return; // another one came in between
+    if (number !== opened) return;
     const seconds = ((performance.now() - start) / 1000).toFixed(1);
     addObjects(found, false);
     $("controls").disabled = false;
@@ -308,8 +313,26 @@ async function open(file) {
     show();
     say(`${found.length} objects in ${seconds} s; the surest are shown.`);
   } catch (error) {
+    if (number !== opened) return;
+    showCanvas(state.picture !== null);
     say(error.message, true);
   }
+}
+
+// What was found in a photograph goes at once; its picture goes when another comes.
+function forget() {
+  Object.assign(state, { file: null, picture: null, objects: [], chosen: null, box: null });
+  state.hidden.clear();
+  pressed = null;
+  markDrawing(false);
+  $("controls").disabled = true;
+  listClasses();
+  listObjects([]);
+}
+
+function showCanvas(isShown) {
+  canvas.hidden = $("another").hidden = !isShown;
+  $("drop").hidden = isShown;
 }
 
 $("file").onchange = (event) => open(event.target.files[0]);
@@ -356,9 +379,13 @@ function place(event) {
 const isDrawing = () => $("draw").getAttribute("aria-pressed") === "true";
 const canDraw = () => !$("controls").disabled && state.facts?.has_masks !== false;
 
-function setDrawing(isOn) {
+function markDrawing(isOn) {
   $("draw").setAttribute("aria-pressed", isOn);
   canvas.classList.toggle("drawing", isOn);
+}
+
+function setDrawing(isOn) {
+  markDrawing(isOn);
   state.box = null;
   if (isOn) {
     const { width, height } = canvas;
@@ -408,6 +435,7 @@ function objectAt(x, y) {
 }
 
 canvas.onkeydown = (event) => {
+  if (!canDraw()) return;
   if (event.key === "Escape") return setDrawing(false);
   if (!isDrawing() || !state.box) return;
   const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -435,15 +463,16 @@ async function segment() {
   const box = [y0 / height, x0 / width, y1 / height, x1 / width].map((v) => v.toFixed(6)).join();
   const query = new URLSearchParams({ box, mask: "rle" });
   if (state.facts.boxes_need_classes) query.set("class", $("box-class").value);
-  const file = state.file;
+  const number = opened;
   say("Looking\u2026");
   try {
-    const found = await ask(`segment?${query}`, { method: "POST", body: file });
-    if (state.file !== file) return;
+    const found = await ask(`segment?${query}`, { method: "POST", body: state.file });
+    if (number !== opened) return;
     addObjects(found, true);
     const area = state.objects[0].mask.reduce((sum, value) => sum + value, 0);
     say(area ? "The mask of your box is drawn in white." : "Nothing was found in your box.");
   } catch (error) {
+    if (number !== opened) return;
     say(error.message, true);
   }
   setDrawing(false);

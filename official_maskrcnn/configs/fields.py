@@ -192,6 +192,11 @@ def is_keyword(text: str) -> bool:
     return text in _NULLS or text in _BOOLS
 
 
+def needs_quotes(text: str) -> bool:
+    """Whether a text reads as a keyword or a number unless it is in quotes."""
+    return is_keyword(text) or _NUMBER.fullmatch(text) is not None
+
+
 def show_value(value: Any) -> str:
     """A value as one would write it in YAML."""
     if value is None:
@@ -275,7 +280,7 @@ def _show(node: yaml.Node, limit: int = 60) -> str:
         text = "a map"
     elif _is_plain(node) and node.value == "":
         text = "nothing"
-    elif _is_plain(node) and (is_keyword(node.value) or _NUMBER.fullmatch(node.value)):
+    elif _is_plain(node) and needs_quotes(node.value):
         text = node.value
     else:
         text = repr(node.value)

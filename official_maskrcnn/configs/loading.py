@@ -129,9 +129,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # PyYAML leaves a text such as None bare, which `fields` would read as null.
+    # PyYAML leaves texts such as None and 1e-4 bare, which `fields` would read as null and a number.
     return dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style="'" if fields.is_keyword(text) else None
+        "tag:yaml.org,2002:str", text, style="'" if fields.needs_quotes(text) else None
     )
 
 

@@ -254,6 +254,12 @@ def test_experiments_survive_saving(tmp_path: pathlib.Path, name: str):
     assert [entry.name for entry in tmp_path.iterdir()] == ["params.yaml"]
 
 
+def test_texts_that_read_as_something_else_are_written_in_quotes():
+    texts = ("1e-4", "None", "010", "TRUE", "1e-4x", "none of it")
+    written = [loading.value_to_yaml(text) for text in texts]
+    assert written == ["'1e-4'", "'None'", "'010'", "'TRUE'", "1e-4x", "none of it"]
+
+
 def test_saved_params_can_be_a_config_file(tmp_path: pathlib.Path):
     experiment = load_experiment(SPINENET, (), "trainer.train_steps=170000")
     path = tmp_path / "params.yaml"

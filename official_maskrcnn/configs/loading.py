@@ -129,7 +129,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # PyYAML leaves texts such as None and 1e-4 bare, which `fields` would read as null and a number.
+    # PyYAML leaves None and 1e-4 bare, which `fields` would read as null and as a number.
     return dumper.represent_scalar(
         "tag:yaml.org,2002:str", text, style="'" if fields.needs_quotes(text) else None
     )

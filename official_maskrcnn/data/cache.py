@@ -1,7 +1,6 @@
 """Records of a COCO folder, made once and kept until an image or annotation changes."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from absl import logging
 
 from official_maskrcnn.data import coco
 from official_maskrcnn.data.converters.coco import convert_coco
+from official_maskrcnn.data.locks import lock
 from official_maskrcnn.errors import UserError
 
 _FORMAT_VERSION = 1  # to be raised when the converter writes other records for the same data
@@ -102,5 +102,5 @@ def _locked(root: pathlib.Path, name: str) -> Iterator[None]:
     """Only one process at a time; the lock of one that died is free."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / f".{name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file.fileno(), root, wait=True)
         yield

@@ -1,7 +1,6 @@
 """TFRecord files, without TensorFlow: a process that writes them starts in a second."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -14,6 +13,7 @@ from typing import IO
 import google_crc32c
 import numpy as np
 
+from official_maskrcnn.data.locks import lock
 from official_maskrcnn.errors import UserError
 
 HEADER_SIZE = 12  # length of the data and its checksum
@@ -129,7 +129,7 @@ class ShardWriter:
         """Keeps other processes out; after a process was killed its folder is free again."""
         self._folder = os.open(self._staging, os.O_RDONLY)
         try:
-            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._folder, self._staging, wait=False)
         except BlockingIOError:
             os.close(self._folder)
             raise UserError(f"another process is writing {self._prefix} at this moment") from None

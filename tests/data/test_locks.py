@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from official_maskrcnn.data import tfrecord
 from official_maskrcnn.data.locks import only_process
 
 
@@ -24,6 +25,9 @@ def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, caplo
         (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(f"{tmp_path} is on a file system without locks (")
     assert os.strerror(number) in message
+    with tfrecord.ShardWriter(str(tmp_path / "records"), 1) as writer:
+        writer.write(0, b"x")
+    assert len(list(tmp_path.glob("*.tfrecord"))) == 1
 
 
 def test_other_errors_are_not_taken_for_it(tmp_path, monkeypatch):

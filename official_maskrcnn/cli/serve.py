@@ -86,7 +86,8 @@ def _add_bounds(verb: VerbParser) -> None:
         type=positive_int,
         default=32,
         metavar="N",
-        help="images in work or waiting; others are answered 503; default: %(default)s",
+        help="images that arrive, wait or are in work; others are answered 503; "
+        "default: %(default)s",
     )
     verb.add_argument(
         "--time_limit",

@@ -17,7 +17,7 @@ class ServiceOptions:
       mask_form: of masks, if a request does not say.
       max_batch: images that go through the model together.
       batch_wait: seconds that an image waits for others to go with, while the model is free.
-      max_requests: in work or waiting; those beyond are refused at once.
+      max_requests: that arrive, wait or are in work; those beyond are refused at once.
       time_limit: seconds for a request to arrive, again for its answer, and again for that to be
         taken.
       max_bytes: of an encoded image.

@@ -177,5 +177,5 @@ def _write_sheet(output: str, tiles: list[np.ndarray], columns: int, captions: l
         raise UserError("there are no images to draw")
     try:
         drawing.write_image(output, drawing.contact_sheet(tiles, columns, captions))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(str(error)) from error

@@ -136,14 +136,17 @@ def write_image(path: str, image: np.ndarray) -> None:
     """Writes RGB uint8 [h, w, 3] in the format that the suffix of the path names.
 
     Raises:
-      ValueError: when the suffix names no format, or the file cannot be written.
+      ValueError: the suffix names no format.
+      OSError: the file cannot be written.
     """
+    if not cv2.haveImageWriter(path):
+        raise ValueError(f"{path}: its suffix names no format of images")
     try:
         written = cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
-        raise ValueError(f"{path}: {error.err}") from error
+        raise OSError(f"{path}: {error.err}") from error
     if not written:
-        raise ValueError(f"{path} cannot be written: does its folder exist?")
+        raise OSError(f"{path} cannot be written: does its folder exist?")
 
 
 def _draw_mask(canvas: np.ndarray, mask: np.ndarray, color: Sequence[int], thickness: int) -> None:

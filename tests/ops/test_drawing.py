@@ -98,7 +98,7 @@ def test_write_image(tmp_path, suffix):
     drawing.write_image(path, image)
     red = cv2.imread(path)[..., 2]
     assert abs(red.astype(int) - 250).max() < 4
-    with pytest.raises(ValueError, match="sheet"):
+    with pytest.raises(OSError, match="sheet"):
         drawing.write_image(str(tmp_path / "missing" / f"sheet.{suffix}"), image)
     with pytest.raises(ValueError, match="unknown"):
         drawing.write_image(str(tmp_path / "sheet.unknown"), image)

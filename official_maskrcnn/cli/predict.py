@@ -1,9 +1,14 @@
 """The verbs that use a trained model on images: predict and annotate."""
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from official_maskrcnn.cli.arguments import VerbParser, positive_int
 from official_maskrcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from official_maskrcnn.inference.predictor import Predictor
 
 _MAX_SHOWN = 10  # files that could not be read
 
@@ -41,7 +46,8 @@ def _add_predict(parser: VerbParser) -> None:
     verb.add_argument(
         "--boxes",
         metavar="FILE",
-        help="predict the masks of these boxes alone: a COCO file, or a list of image_id and bbox",
+        help="predict the masks of these boxes alone: a COCO file, whose images go by their names, "
+        "or a list of image_id and bbox",
     )
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument(
@@ -110,20 +116,19 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     if not 0 < arguments.tile_overlap < 1:
         raise UserError(f"--tile_overlap ({arguments.tile_overlap}) must lie between 0 and 1")
-    images = find_images(arguments.images, arguments.image_dir)[: arguments.limit]
+    chosen = ("score", "classes", "tile")
+    if arguments.boxes and (given := [name for name in chosen if getattr(arguments, name)]):
+        raise UserError(
+            f"--{given[0]} is about objects that the model finds: of no use with --boxes"
+        )
+    images = find_images(arguments.images, arguments.image_dir, arguments.output)
     boxes = read_boxes(arguments.boxes) if arguments.boxes else None
     predictor = Predictor(
         arguments.model, arguments.checkpoint, arguments.precision, arguments.score
     )
-    names = arguments.classes
-    class_ids = None
-    if names is not None:
-        class_ids = tuple(
-            predictor.class_id(int(name) if name.isdecimal() else name) for name in names
-        )
     options = Options(
         score=arguments.score,
-        class_ids=class_ids,
+        class_ids=arguments.classes and _class_ids(arguments.classes, predictor),
         overlay_score=arguments.overlay_score,
         overlays=arguments.overlays,
         mask_pngs=arguments.mask_pngs,
@@ -131,9 +136,21 @@ def _predict(arguments: argparse.Namespace) -> None:
         tile_overlap=arguments.tile_overlap,
         batch_size=arguments.batch_size,
     )
-    outcome = predict_files(predictor, images, arguments.output, options, boxes)
-    print(f"{outcome.detections} objects in {outcome.images} images: {arguments.output}")
+    outcome = predict_files(
+        predictor, images, arguments.output, options, boxes, limit=arguments.limit
+    )
+    empty = f", {outcome.empty} of them with an empty mask" if outcome.empty else ""
+    print(f"{outcome.detections} objects in {outcome.images} images{empty}: {arguments.output}")
     refuse_faults(outcome.faults)
+
+
+def _class_ids(texts: Sequence[str], predictor: "Predictor") -> tuple[int, ...]:
+    """Classes by name; a number that is no name is an id."""
+    names = predictor.class_names.values()
+    return tuple(
+        predictor.class_id(int(text) if text.isdecimal() and text not in names else text)
+        for text in texts
+    )
 
 
 def _add_annotate(parser: VerbParser) -> None:
@@ -171,8 +188,12 @@ def _annotate(arguments: argparse.Namespace) -> None:
         arguments.polygons,
         arguments.replace,
     )
-    empty = f", {result.empty} boxes in which nothing was found" if result.empty else ""
-    print(f"{result.filled} masks filled in, {result.kept} kept{empty}: {arguments.output}")
+    counts = [f"{result.filled} masks filled in", f"{result.kept} kept"]
+    if result.empty:
+        counts.append(f"{result.empty} boxes in which nothing was found")
+    if result.unknown:
+        counts.append(f"{result.unknown} of images that the file does not list")
+    print(f"{', '.join(counts)}: {arguments.output}")
     refuse_faults(result.faults)
 
 

@@ -175,11 +175,11 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _categories(data: dict[str, Any], path: str) -> dict[int, str]:
-    used = {_as_int(a.get("category_id")) for a in data["annotations"] if isinstance(a, dict)}
+    used = {as_int(a.get("category_id")) for a in data["annotations"] if isinstance(a, dict)}
     names: dict[int, str] = {}
     problems = []
     for position, entry in enumerate(data["categories"]):
-        category_id = _as_int(entry.get("id")) if isinstance(entry, dict) else None
+        category_id = as_int(entry.get("id")) if isinstance(entry, dict) else None
         if category_id is None:
             problems.append(f"entry {position} has no integer id")
         elif category_id < 1:
@@ -231,7 +231,7 @@ def _match_faults(
             problems.append(("duplicate_annotation_id", Outcome.KEPT))
     if str(annotation.get("image_id")) not in found:
         return [*problems, ("unknown_image", left_out)]
-    annotation["category_id"] = _as_int(annotation.get("category_id"))
+    annotation["category_id"] = as_int(annotation.get("category_id"))
     if annotation["category_id"] not in categories:
         return [*problems, ("unknown_category", left_out)]
     return problems
@@ -245,7 +245,7 @@ def _name(entry: Any, position: int) -> int | str:
 
 
 def _said_size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = (_as_int(entry.get(side)) for side in ("height", "width"))
+    height, width = (as_int(entry.get(side)) for side in ("height", "width"))
     return (height, width) if height and width and min(height, width) > 0 else None
 
 
@@ -253,8 +253,8 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
 
 
-def _as_int(value: Any) -> int | None:
-    """Integers, and floats and texts that stand for one."""
+def as_int(value: Any) -> int | None:
+    """Integers, and floats and texts that stand for one; None for all else."""
     if isinstance(value, bool):
         return None
     try:

@@ -42,6 +42,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{os.fspath(path)}: not a JSON file ({error})") from error
 
 
+def require_local(path: str | os.PathLike[str]) -> None:
+    """Refuses a URL, for what is written by more than one file at a time.
+
+    Raises:
+      UserError: it is one.
+    """
+    if "://" in os.fspath(path):
+        raise UserError(f"{path}: this is written locally alone; copy it there afterwards")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file."""
     with _written(path) as file:

@@ -1,7 +1,6 @@
 """Masks for the annotations that have a box and no mask."""
 
 import dataclasses
-import itertools
 import pathlib
 import shutil
 from typing import Any
@@ -11,15 +10,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data.coco import load_coco
-from official_maskrcnn.evaluation.files import read_json, write_json
-from official_maskrcnn.inference.boxes_file import group_boxes
-from official_maskrcnn.inference.image_list import find_images
-from official_maskrcnn.inference.prediction_files import (
-    JOURNAL,
-    Options,
-    predict_files,
-    read_journal,
-)
+from official_maskrcnn.evaluation.files import read_json, require_local, write_json
+from official_maskrcnn.inference.boxes_file import BoxesFile, group_boxes
+from official_maskrcnn.inference.image_list import find_images, image_key
+from official_maskrcnn.inference.journal import Journal
+from official_maskrcnn.inference.prediction_files import Options, predict_files
 from official_maskrcnn.inference.predictor import Predictor
 
 
@@ -30,13 +25,15 @@ class Annotated:
     Attributes:
       filled: they have a predicted mask now.
       kept: they had a mask before, or are crowds.
-      empty: the mask head found nothing in their box.
+      empty: the mask head found nothing in their box, or it has no area within the image.
+      unknown: of images that the file does not list.
       faults: kind by path, of images that could not be read; their annotations have no mask.
     """
 
     filled: int = 0
     kept: int = 0
     empty: int = 0
+    unknown: int = 0
     faults: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -67,30 +64,33 @@ def annotate(
     Raises:
       UserError: a file cannot be read or written, or the model has no masks or lacks a class.
     """
-    content = read_json(boxes_file)
+    require_local(output)
     images = find_images(boxes_file, image_dir)
-    wanted = [a for a in content["annotations"] if _needs_mask(a, replace)]
     names = load_coco(boxes_file).categories
-    boxes = group_boxes(wanted, names, boxes_file)
+    content = read_json(boxes_file)
+    wanted = {i: a for i, a in enumerate(content["annotations"]) if _needs_mask(a, replace)}
+    by_image = group_boxes(wanted, names, boxes_file)
+    images = [image for image in images if image.key in by_image]
+    known = {image.key: by_image[image.key] for image in images}
     if not predictor.config.mask_head.class_agnostic:
-        for given in boxes.values():
+        for given in known.values():
             for name in given.classes:
                 predictor.class_id(name)
     work = pathlib.Path(f"{output}.work")
-    images = [image for image in images if image.id in boxes]
+    boxes = BoxesFile(boxes_file, known, names)
     faults = predict_files(
-        predictor, images, str(work), Options(overlays=False), boxes, progress
+        predictor, images, str(work), Options(overlays=False), boxes, progress=progress
     ).faults
-    masks = {
-        entry["image"]["id"]: iter(entry["results"])
-        for entry, _ in itertools.islice(read_journal(work / JOURNAL), 1, None)
-    }
+    found = Journal(work).predictions(images)
+    masks = {image.key: iter(results) for image, _, _, results in found}
     result = Annotated(kept=len(content["annotations"]) - len(wanted), faults=faults)
-    for annotation in wanted:
-        found = next(masks.get(annotation["image_id"], iter(())), None)
-        if found is None:
+    for annotation in wanted.values():
+        key = str(image_key(annotation["image_id"]))
+        result.unknown += key not in known
+        prediction = next(masks.get(key, iter(())), None)
+        if prediction is None:
             continue
-        rle = found["segmentation"]
+        rle = prediction["segmentation"]
         area = int(coco_mask.area(rle))
         if not area:
             result.empty += 1
@@ -103,7 +103,9 @@ def annotate(
     return result
 
 
-def _needs_mask(annotation: dict[str, Any], replace: bool) -> bool:
+def _needs_mask(annotation: Any, replace: bool) -> bool:
+    if not isinstance(annotation, dict):
+        return True  # for `group_boxes` to refuse
     if annotation.get("iscrowd"):
         return False
     return replace or not annotation.get("segmentation")

@@ -3,10 +3,12 @@
 import glob
 import os
 import pathlib
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
-from official_maskrcnn.data.coco import load_coco
+from official_maskrcnn.data.coco import as_int, load_coco
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.inference.picture_files import is_written
 
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -31,14 +33,30 @@ class ImageFile(NamedTuple):
     path: str
     is_annotated: bool
 
+    @property
+    def key(self) -> str:
+        """`image_key` of its id."""
+        return str(self.id)
 
-def find_images(source: str, image_dir: str | None = None) -> list[ImageFile]:
+
+def image_key(image_id: Any) -> str | None:
+    """What ids are compared by, as 7 and "7" are the same; None for what is no id."""
+    if isinstance(image_id, str):
+        return image_id or None
+    number = as_int(image_id)
+    return None if number is None else str(number)
+
+
+def find_images(
+    source: str, image_dir: str | None = None, output: str | None = None
+) -> list[ImageFile]:
     """Images that a text names.
 
     Args:
-      source: a folder (with those below it), an image, a pattern with * or ?, a text file with a
-        path on each line, or a COCO annotation file.
+      source: a folder (with those below it), an image, a pattern with *, ? or [], a text file with
+        a path on each line, or a COCO annotation file.
       image_dir: folder of a COCO file's images; by default the one that the file lies in.
+      output: folder that is predicted into; its pictures are none of a folder or pattern.
 
     Raises:
       UserError: there are none.
@@ -57,7 +75,10 @@ def find_images(source: str, image_dir: str | None = None) -> list[ImageFile]:
                 f"none of the images of {source} is in {folder or '.'}: give --image_dir"
             )
     else:
-        found = _number(*_find_files(source))
+        folder, paths = _find_files(source)
+        if output is not None and not source.endswith(".txt"):
+            paths = [path for path in paths if not is_written(path, output)]
+        found = _number(folder, paths)
     if not found:
         raise UserError(f"no images in {source}")
     return found
@@ -76,7 +97,7 @@ def _find_files(source: str) -> tuple[str, list[str]]:
         return "", [line.strip() for line in lines if line.strip()]
     if os.path.exists(source):
         return os.path.dirname(source), [source]
-    pattern_folder = os.path.dirname(source.partition("*")[0].partition("?")[0])
+    pattern_folder = os.path.dirname(re.split(r"[*?[]", source)[0])
     paths = [path for path in glob.glob(source, recursive=True) if os.path.isfile(path)]
     if not paths:
         raise UserError(f"{source}: no such file or folder, and no file fits it as a pattern")

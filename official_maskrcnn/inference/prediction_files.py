@@ -8,7 +8,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -17,16 +17,17 @@ from official_maskrcnn.data import parallel
 from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import write_json_list
+from official_maskrcnn.evaluation.files import require_local, write_json_list
 from official_maskrcnn.inference import images as image_files
-from official_maskrcnn.inference.boxes_file import GivenBoxes
+from official_maskrcnn.inference.boxes_file import BoxesFile, GivenBoxes
 from official_maskrcnn.inference.detections import Detections
 from official_maskrcnn.inference.image_list import ImageFile
-from official_maskrcnn.inference.predictor import Predictor
+from official_maskrcnn.inference.journal import Journal
+from official_maskrcnn.inference.picture_files import is_written, mask_folder, overlay_path
+from official_maskrcnn.inference.predictor import Predictor, have_area
 from official_maskrcnn.inference.tiles import predict_tiles
 from official_maskrcnn.ops import drawing
 
-JOURNAL = "predictions.jsonl"  # what is done so far, an image a line
 _READERS = 2  # threads that decode images ahead of the model
 _READ_AHEAD = 4  # images
 
@@ -64,11 +65,13 @@ class Outcome:
     Attributes:
       images: how many were looked at, earlier starts included.
       detections: how many there are in submission.json.
+      empty: those of them whose mask is empty.
       faults: kind by path, of images that could not be read.
     """
 
     images: int = 0
     detections: int = 0
+    empty: int = 0
     faults: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -77,48 +80,58 @@ def predict_files(
     images: Sequence[ImageFile],
     output: str,
     options: Options,
-    boxes: Mapping[int | str, GivenBoxes] | None = None,
+    boxes: BoxesFile | None = None,
+    limit: int | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Predicts images and writes what is found.
 
     Writes submission.json (COCO's results), images.json (COCO's list of the images, with the
-    model's categories), and what the options ask for. predictions.jsonl grows by a line an image;
-    another call with the same arguments goes on behind its last whole line.
+    categories), and what the options ask for. predictions.jsonl grows by a line an image; another
+    call with the same model and options goes on, with the same images or others.
 
     Args:
       predictor: the model.
       images: what to look at.
       output: folder, created if need be.
       options: see there.
-      boxes: by image id, in place of the model's own: only masks are predicted.
+      boxes: in place of the model's own: only masks are predicted, of the images that they are of.
+        A box that has no area within its image gets an empty mask.
+      limit: the first so many images only.
       progress: whether to show it.
 
     Raises:
-      UserError: the folder holds predictions of another model or with other options, or cannot be
-        written to.
+      UserError: the folder holds predictions of another model, of other boxes or with other
+        options, holds the images where pictures are written, or cannot be written to; or the boxes
+        are not of the images.
     """
+    require_local(output)
+    if own := [image.path for image in images if is_written(image.path, output)]:
+        raise UserError(f"{own[0]} lies where pictures are written: give another --output")
+    if boxes is not None:
+        images = boxes.match(images)
+    images = images[:limit]
     folder = pathlib.Path(output)
     header = {
         "model": predictor.path,
         "checkpoint": predictor.checkpoint,
         "precision": predictor.precision,
-        "boxes": boxes is not None,
+        "boxes": None if boxes is None else boxes.digest(),
         **json.loads(json.dumps(dataclasses.asdict(options))),
     }
+    names = boxes.class_names if boxes and boxes.class_names else predictor.class_names
     outcome = Outcome()
-    run = _Run(predictor, folder, options, boxes)
     with (
         _readable_faults(output),
         only_process(_created(folder), f"{{owner}} is predicting into {output}"),
-        run.journal(header) as (file, done),
     ):
-        left = [image for image in images if image.path not in done]
-        written = run.predict(left, outcome.faults)
-        for line in parallel.track(written, len(left), "Predicting", progress):
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-        outcome.images, outcome.detections = _write_results(folder, predictor)
+        journal = Journal(folder)
+        journal.start(header)
+        left = [image for image in images if image not in journal]
+        found = _Run(predictor, folder, options, boxes, names).predict(left, outcome.faults)
+        for image, detections in parallel.track(found, len(left), "Predicting", progress):
+            journal.add(image, detections)
+        _write_results(folder, journal, images, names, outcome)
     return outcome
 
 
@@ -128,48 +141,29 @@ class _Run:
         predictor: Predictor,
         folder: pathlib.Path,
         options: Options,
-        boxes: Mapping[int | str, GivenBoxes] | None,
+        boxes: BoxesFile | None,
+        class_names: Mapping[int, str],
     ):
         self._predictor, self._folder, self._options = predictor, folder, options
-        self._boxes = boxes
-
-    @contextlib.contextmanager
-    def journal(self, header: dict[str, Any]) -> Iterator[tuple[IO[str], set[str]]]:
-        """The file of what is done, to write on, and the paths that are in it."""
-        path = self._folder / JOURNAL
-        done: set[str] = set()
-        whole = 0  # bytes of the file that are whole lines
-        for number, (entry, end) in enumerate(read_journal(path)):
-            if number:
-                done.add(entry["path"])
-            elif differing := [name for name in header if entry.get(name) != header[name]]:
-                raise UserError(
-                    f"{self._folder} holds predictions with another {' and '.join(differing)}: "
-                    "give another --output, or delete it"
-                )
-            whole = end
-        with path.open("a", encoding="utf-8") as file:
-            file.truncate(whole)
-            if not whole:
-                file.write(json.dumps(header) + "\n")
-            yield file, done
+        self._boxes, self._class_names = boxes, class_names
 
     def predict(
         self, images: Sequence[ImageFile], faults: dict[str, str]
-    ) -> Iterator[dict[str, Any]]:
-        """A line of the journal for each image that can be read."""
+    ) -> Iterator[tuple[ImageFile, Detections]]:
+        """Each image that can be read, with what is in it; its pictures are written."""
         readable = (pair for pair in _read_ahead(images, faults))
         while batch := list(itertools.islice(readable, self._options.batch_size)):
             found = self._detect([pixels for _, pixels in batch], [image for image, _ in batch])
             for (image, pixels), detections in zip(batch, found, strict=True):
-                yield self._write(image, pixels, detections)
+                self._draw(image, pixels, detections)
+                yield image, detections
 
     def _detect(
         self, pixels: Sequence[np.ndarray], images: Sequence[ImageFile]
     ) -> Iterable[Detections]:
         options = self._options
         if self._boxes is not None:
-            given = [self._boxes.get(image.id) for image in images]
+            given = [self._boxes.by_image.get(image.key) for image in images]
             return [self._segment(p, boxes) for p, boxes in zip(pixels, given, strict=True)]
         if options.tile_size is None:
             found = self._predictor.predict(pixels)
@@ -185,10 +179,20 @@ class _Run:
     def _segment(self, pixels: np.ndarray, given: GivenBoxes | None) -> Detections:
         if given is None:
             return self._predictor.segment(pixels, [])
+        usable = have_area(given.boxes, pixels.shape[:2])
         needs_classes = not self._predictor.config.mask_head.class_agnostic
-        classes = given.classes if needs_classes else None
-        found = self._predictor.segment(pixels, given.boxes, classes)
-        return dataclasses.replace(found, class_ids=given.category_ids, scores=given.scores)
+        classes = list(itertools.compress(given.classes, usable)) if needs_classes else None
+        found = self._predictor.segment(pixels, given.boxes[usable], classes)
+        empty = coco_mask.encode(np.zeros(pixels.shape[:2], np.uint8, order="F"))
+        masks = iter(found.rles)
+        return Detections(
+            given.boxes,
+            given.category_ids,
+            given.scores,
+            self._class_names,
+            found.image_size,
+            merged_masks=[next(masks) if is_usable else empty for is_usable in usable],
+        )
 
     def _choose(self, found: Detections) -> Detections:
         chosen = found.scores >= self._options.score
@@ -196,32 +200,17 @@ class _Run:
             chosen &= np.isin(found.class_ids, self._options.class_ids)
         return found.select(chosen)
 
-    def _write(
-        self, image: ImageFile, pixels: np.ndarray, detections: Detections
-    ) -> dict[str, Any]:
+    def _draw(self, image: ImageFile, pixels: np.ndarray, detections: Detections) -> None:
         options = self._options
         shown = detections.above(options.overlay_score)
         if options.overlays:
-            path = self._folder / "overlays" / pathlib.PurePath(image.name).with_suffix(".jpg")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drawing.write_image(str(path), shown.draw(pixels))
+            path = overlay_path(self._folder, image.name)
+            drawing.write_image(str(_created(path.parent) / path.name), shown.draw(pixels))
         if options.mask_pngs and shown.has_masks:
-            path = self._folder / "masks" / pathlib.PurePath(image.name).with_suffix("")
-            path.mkdir(parents=True, exist_ok=True)
+            folder = _created(mask_folder(self._folder, image.name))
             for number, (name, rle) in enumerate(zip(shown.names, shown.rles, strict=True), 1):
                 mask = coco_mask.decode(rle)[..., None].repeat(3, axis=2) * 255
-                drawing.write_image(str(path / f"{number:03}_{_file_name(name)}.png"), mask)
-        height, width = detections.image_size
-        return {
-            "path": image.path,
-            "image": {
-                "id": image.id,
-                "file_name": image.name,
-                "height": height,
-                "width": width,
-            },
-            "results": detections.to_coco(image.id),
-        }
+                drawing.write_image(str(folder / f"{number:03}_{_file_name(name)}.png"), mask)
 
 
 def _read_ahead(
@@ -251,35 +240,30 @@ def _read_ahead(
                 yield image, pixels
 
 
-def read_journal(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Entries of a journal that are whole, each with the place in the file behind it."""
-    end = 0
-    if path.exists():
-        with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):  # killed while it was written
-                    return
-                end += len(line)
-                yield json.loads(line), end
-
-
-def _write_results(folder: pathlib.Path, predictor: Predictor) -> tuple[int, int]:
-    """Writes submission.json and images.json; gives the numbers of images and detections."""
-    counts = {"images": 0, "detections": 0}
+def _write_results(
+    folder: pathlib.Path,
+    journal: Journal,
+    images: Sequence[ImageFile],
+    class_names: Mapping[int, str],
+    outcome: Outcome,
+) -> None:
+    """Writes submission.json and images.json, and counts what is in them."""
     listed: list[dict[str, Any]] = []
 
     def results() -> Iterator[dict[str, Any]]:
-        for entry, _ in itertools.islice(read_journal(folder / JOURNAL), 1, None):
-            counts["images"] += 1
-            counts["detections"] += len(entry["results"])
-            listed.append(entry["image"])
-            yield from entry["results"]
+        for image, height, width, own in journal.predictions(images):
+            entry = {"id": image.id, "file_name": image.name, "height": height, "width": width}
+            listed.append(entry)
+            outcome.detections += len(own)
+            masks = [result["segmentation"] for result in own if "segmentation" in result]
+            outcome.empty += sum(not coco_mask.area(mask) for mask in masks)
+            yield from own
 
     write_json_list(folder / "submission.json", results())
-    categories = [{"id": i, "name": name} for i, name in predictor.class_names.items()]
+    outcome.images = len(listed)
+    categories = [{"id": i, "name": name} for i, name in class_names.items()]
     text = json.dumps({"images": listed, "annotations": [], "categories": categories}, indent=1)
     (folder / "images.json").write_text(text, encoding="utf-8")
-    return counts["images"], counts["detections"]
 
 
 def _created(folder: pathlib.Path) -> pathlib.Path:

@@ -192,8 +192,7 @@ class Predictor:
         if not self.config.include_mask:
             raise UserError("the model has no masks (task.model.include_mask is false)")
         boxes = np.asarray(boxes, np.float32).reshape([-1, 4])
-        y1, x1, y2, x2 = np.clip(boxes, 0, [*size, *size]).T
-        bad = np.flatnonzero(~((y2 > y1) & (x2 > x1)))  # NaN too
+        bad = np.flatnonzero(~have_area(boxes, size))
         if len(bad):
             raise UserError(
                 f"box {bad[0]} is {boxes[bad[0]].tolist()}, which is no (ymin, xmin, ymax, xmax) "
@@ -212,3 +211,9 @@ class Predictor:
         if len(classes) != count:
             raise UserError(f"{count} boxes, but {len(classes)} classes")
         return np.array([self.class_id(name) for name in classes], np.int64)
+
+
+def have_area(boxes: np.ndarray, image_size: tuple[int, ...]) -> np.ndarray:
+    """Bool [n]: which of the boxes [n, 4] (ymin, xmin, ymax, xmax) have one within their image."""
+    y1, x1, y2, x2 = np.clip(boxes, 0, [*image_size, *image_size]).T
+    return (y2 > y1) & (x2 > x1)  # not where there is a NaN

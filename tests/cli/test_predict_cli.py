@@ -6,7 +6,10 @@ import pathlib
 import pytest
 
 from official_maskrcnn.cli.main import main
+from official_maskrcnn.cli.predict import _class_ids
 from official_maskrcnn.data.synthetic import make_synthetic
+from official_maskrcnn.errors import UserError
+from tests.inference.fake_predictor import FakePredictor
 from tests.inference.small_model import make_model_dir
 
 
@@ -67,6 +70,32 @@ def test_annotate(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     assert code == 0 and f"{len(filled)} masks filled in, 0 kept" in capsys.readouterr().out
 
 
+def test_boxes_that_have_no_mask_are_counted(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+):
+    content = json.loads((folder / "instances.json").read_text())
+    first = content["images"][0]["id"]
+    box = {"image_id": first, "category_id": 1, "bbox": [500, 0, 9, 9]}
+    path = folder / "degenerate.json"
+    path.write_text(json.dumps(content | {"annotations": [box, box | {"image_id": 99}]}))
+    given = ("--boxes", str(path), "--image_dir", str(folder / "images"))
+    assert _run(folder, *given, "--output", str(folder / "d.json"), verb="annotate") == 0
+    said = capsys.readouterr().out
+    assert "1 boxes in which nothing was found, 1 of images that the file does not list" in said
+    path.write_text(json.dumps(content | {"annotations": [box]}))
+    given = ("--images", str(folder / "images"), "--boxes", str(path), "--no_overlays")
+    assert _run(folder, *given, "--output", str(folder / "d"), "--limit", "1") == 0
+    assert "1 objects in 1 images, 1 of them with an empty mask" in capsys.readouterr().out
+
+
+def test_names_of_classes_come_before_ids():
+    predictor = FakePredictor()
+    predictor.class_names = {1: "3", 2: "cat", 3: "7"}
+    assert _class_ids(["3", "2", "cat", "7"], predictor) == (1, 2, 2, 3)
+    with pytest.raises(UserError, match="no class 8"):
+        _class_ids(["8"], predictor)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +104,13 @@ def test_annotate(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]):
         (("--images", "{folder}/images", "--tile_overlap", "1"), "must lie between 0 and 1"),
         (("--images", "{folder}/images", "--checkpoint", "7"), "no checkpoint of step 7"),
         (("--images", "{folder}/images", "--boxes", "nowhere.json"), "nowhere.json"),
+        *(
+            (
+                ("--images", "{folder}/images", "--boxes", "boxes.json", *option),
+                f"{option[0]} is about objects that the model finds: of no use with --boxes",
+            )
+            for option in (("--score", "0.3"), ("--classes", "disk"), ("--tile", "80"))
+        ),
     ],
 )
 def test_mistakes(

@@ -8,7 +8,7 @@ import numpy as np
 
 from official_maskrcnn.configs.model import DeepMaskHead, DeepMaskHeadRCNN
 from official_maskrcnn.inference.detections import Detections
-from official_maskrcnn.inference.predictor import Predictor
+from official_maskrcnn.inference.predictor import Predictor, have_area
 
 CLASS_NAMES = {1: "red", 2: "green", 3: "blue"}
 _BRIGHT = 128
@@ -39,6 +39,7 @@ class FakePredictor:
         self, image: Any, boxes: Any, classes: Sequence[int | str] | None = None
     ) -> Detections:
         boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        assert have_area(boxes, image.shape[:2]).all()
         ids = [0] * len(boxes) if classes is None else [self.class_id(name) for name in classes]
         return self._detections(self.read(image), boxes, ids, np.ones(len(boxes), np.float32))
 

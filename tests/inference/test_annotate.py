@@ -92,6 +92,84 @@ def test_a_class_that_the_head_does_not_know(boxes_file: pathlib.Path, tmp_path:
         )
 
 
+class _Killed(FakePredictor):
+    """Stops at the second image."""
+
+    images = 0
+
+    def segment(self, *arguments):
+        self.images += 1
+        if self.images == 2:
+            raise KeyboardInterrupt
+        return super().segment(*arguments)
+
+
+def test_other_boxes_are_not_mixed_in(boxes_file: pathlib.Path, tmp_path: pathlib.Path):
+    output = tmp_path / "filled.json"
+    with pytest.raises(KeyboardInterrupt):
+        annotate(_Killed(), str(boxes_file), str(output), progress=False)
+    with pytest.raises(UserError, match="another boxes"):
+        annotate(FakePredictor(), str(boxes_file), str(output), replace=True, progress=False)
+    content = json.loads(boxes_file.read_text())
+    box = {"id": 9, "image_id": 5, "category_id": 2, "bbox": [40, 2, 8, 8]}
+    content["annotations"].insert(0, box)
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="another boxes"):
+        annotate(FakePredictor(), str(edited), str(output), progress=False)
+    result = annotate(FakePredictor(), str(boxes_file), str(output), progress=False)
+    assert result.filled == 3
+    _assert_masks_fill_boxes(output)
+
+
+def _assert_masks_fill_boxes(output: pathlib.Path) -> None:
+    predicted = [a for a in json.loads(output.read_text())["annotations"] if "is_predicted" in a]
+    assert predicted
+    for annotation in predicted:
+        assert coco_mask.toBbox(annotation["segmentation"]).tolist() == annotation["bbox"]
+
+
+def test_a_file_under_two_ids(boxes_file: pathlib.Path, tmp_path: pathlib.Path):
+    content = json.loads(boxes_file.read_text())
+    content["images"][1]["file_name"] = "a.png"
+    boxes_file.write_text(json.dumps(content))
+    output = tmp_path / "filled.json"
+    with pytest.raises(KeyboardInterrupt):
+        annotate(_Killed(), str(boxes_file), str(output), progress=False)
+    assert annotate(FakePredictor(), str(boxes_file), str(output), progress=False).filled == 3
+    _assert_masks_fill_boxes(output)
+
+
+def test_odd_boxes_and_ids(boxes_file: pathlib.Path, tmp_path: pathlib.Path):
+    content = json.loads(boxes_file.read_text())
+    content["images"][0]["id"] = "5"
+    content["annotations"][4]["bbox"] = [30, 30, 4, 0]
+    stray = {"id": 9, "image_id": 99, "category_id": 2, "bbox": [1, 1, 4, 4]}
+    content["annotations"].append(stray)
+    boxes_file.write_text(json.dumps(content))
+    output = tmp_path / "filled.json"
+    result = annotate(FakePredictor(), str(boxes_file), str(output), progress=False)
+    assert (result.filled, result.kept, result.empty, result.unknown) == (2, 2, 1, 1)
+    assert json.loads(output.read_text())["annotations"][4:] == content["annotations"][4:]
+    _assert_masks_fill_boxes(output)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (7, "entry 2 needs an image_id, got 7"),
+        ({"image_id": 5, "category_id": 2}, "entry 2 needs a bbox"),
+        ({"image_id": 5, "category_id": None, "bbox": [0, 0, 6, 5]}, "entry 2 needs a category_id"),
+    ],
+)
+def test_an_annotation_that_is_none(entry, message, boxes_file, tmp_path: pathlib.Path):
+    content = json.loads(boxes_file.read_text())
+    content["annotations"][2] = entry
+    boxes_file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        annotate(FakePredictor(), str(boxes_file), str(tmp_path / "filled.json"), progress=False)
+
+
 @given(
     hnp.arrays(
         np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1)

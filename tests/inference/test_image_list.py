@@ -38,6 +38,9 @@ def test_a_pattern_an_image_and_a_list(tmp_path: pathlib.Path):
     assert [image.name for image in found] == ["1a.jpg", "2a.jpg"]
     found = find_images(str(tmp_path / "**" / "2?.jpg"))
     assert [image.name for image in found] == ["x/2a.jpg", "x/2b.jpg"]
+    _touch(tmp_path, "x1/z.jpg", "x2/z.jpg")
+    found = find_images(str(tmp_path / "x[12]" / "*.jpg"))
+    assert [image.name for image in found] == ["x1/z.jpg", "x2/z.jpg"]
     assert [image.name for image in find_images(str(tmp_path / "x" / "2b.jpg"))] == ["2b.jpg"]
     lines = tmp_path / "some.txt"
     lines.write_text(f"{tmp_path}/x/2b.jpg\n\n  {tmp_path}/x/1a.jpg \n")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.boxes_file import read_boxes
 from official_maskrcnn.inference.image_list import find_images
-from official_maskrcnn.inference.prediction_files import JOURNAL, Options, predict_files
+from official_maskrcnn.inference.prediction_files import Options, predict_files
 from official_maskrcnn.ops.drawing import write_image
 from tests.inference.fake_predictor import FakePredictor, draw
 
@@ -63,10 +64,12 @@ def test_results_pictures_and_masks(folder: pathlib.Path):
     assert listed["images"][1] == {"id": 2, "file_name": "2.png", "height": 48, "width": 64}
     assert listed["categories"][0] == {"id": 1, "name": "red"}
     pictures = sorted(p.name for p in (folder / "out" / "overlays").iterdir())
-    assert pictures == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
-    masks = sorted(p.name for p in (folder / "out" / "masks" / "4").iterdir())
+    assert pictures == ["1.png.jpg", "2.png.jpg", "3.png.jpg", "4.png.jpg"]
+    masks = sorted(p.name for p in (folder / "out" / "masks" / "4.png").iterdir())
     assert masks == ["001_red.png", "002_green.png", "003_green.png"]
-    mask = cv2.imread(str(folder / "out" / "masks" / "4" / "002_green.png"), cv2.IMREAD_UNCHANGED)
+    mask = cv2.imread(
+        str(folder / "out" / "masks" / "4.png" / "002_green.png"), cv2.IMREAD_UNCHANGED
+    )
     assert mask.max() == 255 and (mask > 0).sum() == 8 * 16 * (3 if mask.ndim == 3 else 1)
 
 
@@ -97,7 +100,7 @@ def test_a_broken_image_is_named_and_left_out(folder: pathlib.Path):
 def test_a_stopped_run_goes_on_behind_its_last_whole_line(folder: pathlib.Path, cut: int):
     _predict(folder)
     whole = _results(folder)
-    journal = folder / "out" / JOURNAL
+    journal = folder / "out" / "predictions.jsonl"
     content = journal.read_bytes()
     journal.write_bytes(content[:-cut])  # killed while it wrote
     (folder / "out" / "submission.json").unlink()
@@ -179,10 +182,19 @@ def test_boxes_of_a_class_specific_head_go_by_the_names_of_the_file(folder: path
 
 def test_faulty_boxes_are_named(tmp_path: pathlib.Path):
     path = tmp_path / "boxes.json"
+    box = {"image_id": 1, "bbox": [1, 2, 3, 4]}
     for content, message in (
-        ([{"image_id": 1, "bbox": [1, 2, 3]}], "entry 0 needs an image_id and a bbox"),
-        ([{"bbox": [1, 2, 3, 4]}], "entry 0 needs an image_id and a bbox"),
-        ([{"image_id": 1, "bbox": [1, 2, 3, float("nan")]}], "entry 0 needs"),
+        ([box, box | {"bbox": [1, 2, 3]}], "entry 1 needs a bbox"),
+        ([box | {"bbox": [1, 2, 3, float("nan")]}], "entry 0 needs a bbox"),
+        ([box | {"bbox": [1, 2, 3, 10**400]}], "entry 0 needs a bbox"),
+        ([{"bbox": [1, 2, 3, 4]}], "entry 0 needs an image_id"),
+        ([box | {"image_id": [1]}], "entry 0 needs an image_id"),
+        ([7], "entry 0 needs an image_id, got 7"),
+        ([box | {"category_id": None}], "entry 0 needs a category_id"),
+        ([box | {"category_id": "cat"}], "entry 0 needs a category_id"),
+        ([box | {"score": "x"}], "entry 0 needs a score"),
+        ({"annotations": [], "categories": [{"name": "cat"}]}, "category 0 needs an id"),
+        ({"annotations": [], "images": [{"id": 1}]}, "image 0 needs an id and a file_name"),
         ({"boxes": []}, "neither a COCO annotation file nor a list of boxes"),
     ):
         path.write_text(json.dumps(content))
@@ -195,5 +207,177 @@ def test_overlays_of_names_with_folders(folder: pathlib.Path):
     nested.mkdir()
     write_image(str(nested / "1.png"), draw([(0, 0, 9, 9, 1)], (20, 20)))
     _predict(folder, Options())
-    assert (folder / "out" / "overlays" / "more" / "1.jpg").exists()
+    assert (folder / "out" / "overlays" / "more" / "1.png.jpg").exists()
     assert np.unique([r["image_id"] for r in _results(folder)]).tolist() == [1, 2, 4, 5]
+
+
+def _photographs(folder: pathlib.Path, *names: str) -> list[pathlib.Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(str(path), draw([(5, 5, 30, 50, 3)], (48, 64)))
+    return paths
+
+
+def _write_coco(path: pathlib.Path, images: dict[int, str], annotations: list | None = None) -> str:
+    entries = [{"id": number, "file_name": name} for number, name in images.items()]
+    categories = [{"id": 1, "name": "walnut"}]
+    content = {"images": entries, "annotations": annotations or [], "categories": categories}
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def _files(folder: pathlib.Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_written_outside_of_the_output(tmp_path: pathlib.Path):
+    paths = _photographs(tmp_path / "photos", "a.jpg", "b/c.png")
+    before = [path.read_bytes() for path in paths]
+    names = {1: str(paths[0]), 2: "../photos/b/c.png"}
+    (tmp_path / "work").mkdir()
+    images = find_images(_write_coco(tmp_path / "work" / "coco.json", names))
+    output = tmp_path / "work" / "out"
+    predict_files(FakePredictor(), images, str(output), Options(mask_pngs=True), progress=False)
+    assert [path.read_bytes() for path in paths] == before
+    below = str(tmp_path).lstrip("/")
+    assert _files(output) == {
+        *(".lock", "images.json", "predictions.jsonl", "submission.json"),
+        *(f"overlays/{below}/photos/a.jpg", "overlays/photos/b/c.png.jpg"),
+        *(f"masks/{below}/photos/a/001_blue.png", "masks/photos/b/c.png/001_blue.png"),
+    }
+    assert _files(tmp_path) - {f"work/out/{name}" for name in _files(output)} == {
+        *("photos/a.jpg", "photos/b/c.png", "work/coco.json")
+    }
+
+
+def test_images_that_differ_in_their_suffix_have_pictures_of_their_own(tmp_path: pathlib.Path):
+    _photographs(tmp_path / "images", "a.jpg", "a.png", "a.JPG")
+    _predict(tmp_path, Options(mask_pngs=True))
+    pictures = {path.name for path in (tmp_path / "out" / "overlays").iterdir()}
+    assert pictures == {"a.jpg", "a.png.jpg", "a.JPG.jpg"}
+    masks = _files(tmp_path / "out" / "masks")
+    assert masks == {f"{name}/001_blue.png" for name in ("a", "a.png", "a.JPG")}
+
+
+def test_an_output_within_the_images_is_no_input(tmp_path: pathlib.Path):
+    _photographs(tmp_path, "a.jpg", "b.jpg")
+    for output in (tmp_path / "found", tmp_path):
+        for _ in range(2):
+            images = find_images(str(tmp_path), output=str(output))
+            outcome = predict_files(
+                FakePredictor(), images, str(output), Options(mask_pngs=True), progress=False
+            )
+        assert outcome.images == 2
+        shutil.rmtree(tmp_path / "found", ignore_errors=True)
+    images = find_images(str(tmp_path / "overlays"))
+    with pytest.raises(UserError, match=r"a.jpg lies where pictures are written: give another"):
+        predict_files(FakePredictor(), images, str(tmp_path), Options(), progress=False)
+
+
+def test_another_list_of_images_is_gone_on_with(tmp_path: pathlib.Path):
+    _photographs(tmp_path / "images", "b.png", "d.png")
+    _predict(tmp_path)
+    _photographs(tmp_path / "images", "a.png", "c.png")
+    (tmp_path / "images" / "d.png").unlink()
+    predictor = FakePredictor()
+    outcome = _predict(tmp_path, predictor=predictor)
+    assert sum(predictor.batches) == 2 and (outcome.images, outcome.detections) == (3, 3)
+    listed = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert [(image["id"], image["file_name"]) for image in listed] == [
+        *((1, "a.png"), (2, "b.png"), (3, "c.png"))
+    ]
+    assert [result["image_id"] for result in _results(tmp_path)] == [1, 2, 3]
+
+
+def test_a_file_under_two_ids_counts_twice(tmp_path: pathlib.Path):
+    _photographs(tmp_path, "a.png")
+    images = find_images(_write_coco(tmp_path / "coco.json", {7: "a.png", 8: "a.png"}))
+    output = str(tmp_path / "out")
+    for number in (1, 2, 2):  # stopped after the first
+        predict_files(
+            FakePredictor(), images[:number], output, Options(overlays=False), progress=False
+        )
+        assert [result["image_id"] for result in _results(tmp_path)] == [7, 8][:number]
+
+
+def test_other_boxes_are_not_mixed(folder: pathlib.Path):
+    path = folder / "boxes.json"
+    entries = [{"image_id": 1, "bbox": [10, 4, 20, 8], "category_id": 3}]
+    path.write_text(json.dumps(entries))
+    _predict(folder, boxes=read_boxes(path))
+    _predict(folder, boxes=read_boxes(path))
+    for change in ({"bbox": [10, 4, 20, 9]}, {"category_id": 1}, {"image_id": 2}, {"score": 0.5}):
+        path.write_text(json.dumps([entries[0] | change]))
+        with pytest.raises(UserError, match="holds predictions with another boxes"):
+            _predict(folder, boxes=read_boxes(path))
+    with pytest.raises(UserError, match="holds predictions with another boxes"):
+        _predict(folder)
+
+
+def test_boxes_go_by_the_names_of_their_images(tmp_path: pathlib.Path):
+    _photographs(tmp_path / "images", "a.png", "b.png", "unlisted.png")
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}
+    path = _write_coco(tmp_path / "boxes.json", {1: "b.png", 2: "a.png"}, [box])
+    _predict(tmp_path, Options(mask_pngs=True), boxes=read_boxes(path))
+    content = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [(image["id"], image["file_name"]) for image in content["images"]] == [
+        *((2, "a.png"), (1, "b.png"))
+    ]
+    assert [result["image_id"] for result in _results(tmp_path)] == [1]
+    # Classes have the names of the file, not the model's.
+    assert content["categories"] == [{"id": 1, "name": "walnut"}]
+    assert (tmp_path / "out" / "masks" / "b.png" / "001_walnut.png").exists()
+
+
+def test_boxes_of_other_images_are_refused(folder: pathlib.Path):
+    path = folder / "boxes.json"
+    box = {"image_id": 77, "bbox": [1, 1, 5, 5]}
+    path.write_text(json.dumps([box]))
+    with pytest.raises(UserError, match=r"not among --images: ids 77"):
+        _predict(folder, boxes=read_boxes(path))
+    _write_coco(path, {1: "1.png"}, [box])
+    with pytest.raises(UserError, match=r"not among its list of images: ids 77"):
+        _predict(folder, boxes=read_boxes(path))
+    _write_coco(path, {77: "images/1.png"}, [box])
+    with pytest.raises(UserError, match=r"has none of the images \(1.png, .*; it has images/1.png"):
+        _predict(folder, boxes=read_boxes(path))
+    _write_coco(path, {77: "1.png", 78: "1.png"}, [box])
+    with pytest.raises(UserError, match=r"lists 1.png as 77, 78: give it as --images"):
+        _predict(folder, boxes=read_boxes(path))
+    images = find_images(_write_coco(folder / "images" / "coco.json", {1: "1.png"}))
+    _write_coco(path, {77: "1.png"}, [box])
+    with pytest.raises(UserError, match=r"1.png has the id 77 in .*, and 1 in --images"):
+        read_boxes(path).match(images)
+
+
+def test_ids_may_be_numbers_or_texts(folder: pathlib.Path):
+    path = folder / "boxes.json"
+    path.write_text(json.dumps([{"image_id": i, "bbox": [1, 1, 5, 5]} for i in ("1", 2, 3.0)]))
+    _predict(folder, boxes=read_boxes(path))
+    assert [result["image_id"] for result in _results(folder)] == [1, 2, 3]
+
+
+def test_boxes_without_an_area_have_empty_masks(folder: pathlib.Path):
+    boxes = [[10, 4, 20, 0], [10, 4, 20, 8], [100, 4, 20, 8], [10, 4, -5, 8], [0, 0, 6, 5]]
+    path = folder / "boxes.json"
+    path.write_text(json.dumps([{"image_id": 1, "bbox": box} for box in boxes]))
+    outcome = _predict(folder, Options(mask_pngs=True), boxes=read_boxes(path))
+    assert (outcome.detections, outcome.empty) == (5, 3)
+    assert [result["bbox"] for result in _results(folder)] == boxes
+    areas = [coco_mask.area(result["segmentation"]) for result in _results(folder)]
+    assert areas == [0, 160, 0, 0, 30]
+
+
+def test_a_picture_that_cannot_be_written(folder: pathlib.Path):
+    (folder / "out" / "overlays" / "1.png.jpg").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write to .*1\.png\.jpg"):
+        _predict(folder, Options())
+
+
+def test_no_folder_is_made_of_a_url(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    images = find_images("images")
+    with pytest.raises(UserError, match=r"gs://bucket/found: this is written locally alone"):
+        predict_files(FakePredictor(), images, "gs://bucket/found", Options(), progress=False)
+    assert not (folder / "gs:").exists()

@@ -1,7 +1,6 @@
 """Where the detections of a report come from: a trained model, or a file of COCO results."""
 
 import dataclasses
-import itertools
 import os
 import pathlib
 from typing import Any
@@ -10,12 +9,8 @@ from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.detections import DetectionStore
 from official_maskrcnn.evaluation.files import read_json
-from official_maskrcnn.inference.prediction_files import (
-    JOURNAL,
-    Options,
-    predict_files,
-    read_journal,
-)
+from official_maskrcnn.inference.journal import Journal
+from official_maskrcnn.inference.prediction_files import Options, predict_files
 from official_maskrcnn.inference.predictor import Predictor
 from official_maskrcnn.inference.report.data import ReportData
 from official_maskrcnn.inference.trained_model import load_trained_experiment
@@ -106,11 +101,8 @@ def detect(source: Source, data: ReportData, work: pathlib.Path, batch_size: int
         predictor, data.images, str(work), Options(overlays=False, batch_size=batch_size)
     )
     has_masks = predictor.config.include_mask
-    ids = {image.path: image.id for image in data.images}
-    for entry, _ in itertools.islice(read_journal(work / JOURNAL), 1, None):
-        if entry["path"] in ids:  # an earlier call may have looked at more images
-            own = [result | {"image_id": ids[entry["path"]]} for result in entry["results"]]
-            store.add_results(data.ground_truth, own, has_masks)
+    for _, _, _, own in Journal(work).predictions(data.images):
+        store.add_results(data.ground_truth, own, has_masks)
     checkpoint = os.path.relpath(predictor.checkpoint, source.model_dir)
     return Detected(f"{source.model_dir}, {checkpoint}", store, has_masks, outcome.faults)
 

@@ -1,6 +1,5 @@
 """One COCO annotation -> an instance that can be trusted, and the faults that it had."""
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,12 +7,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data.faults import Outcome
+from official_maskrcnn.ops import rle as rle_ops
 
 _EDGE_TOLERANCE = 1e-6  # pixels, for boxes computed in floating point
-# Six bits a character from "0" on, of which the first says that the number goes on: the last has
-# it unset. pycocotools reads beyond the end of texts that are cut in between.
-_COMPRESSED_COUNTS = re.compile(rb"[0-o]*[0-O]")
-
 Problem = tuple[str, Outcome]
 _Note = Callable[[str, Outcome], None]
 
@@ -105,47 +101,10 @@ def _from_rle(rle: dict[str, Any], height: int, width: int, note: _Note) -> dict
         note("wrong_size_rle", Outcome.MASK_DROPPED)
         return None
     try:
-        if isinstance(counts, str):
-            counts = counts.encode("ascii")
-            runs = decode_counts(counts)
-        else:
-            runs = np.asarray(counts, np.int64)
-            if runs.ndim != 1 or not np.array_equal(runs, np.asarray(counts)):
-                raise ValueError("not a list of integers")
-        # Checked here, since pycocotools takes what is missing from memory that is not its own.
-        if (runs < 0).any() or runs.sum() != height * width:
-            raise ValueError("the runs do not cover the image")
-    except (ValueError, TypeError, OverflowError):
+        return rle_ops.compressed(counts, height, width)
+    except ValueError:
         note("invalid_rle", Outcome.MASK_DROPPED)
         return None
-    if isinstance(counts, bytes):
-        return {"size": [height, width], "counts": counts}
-    return coco_mask.frPyObjects({"size": size, "counts": runs.tolist()}, height, width)
-
-
-def decode_counts(counts: bytes) -> np.ndarray:
-    """Run lengths, int64 [n], of a compressed RLE's text.
-
-    Five bits a character, least significant first; from the fourth run on the difference to the
-    run two before is stored (https://github.com/cocodataset/cocoapi, common/maskApi.c).
-
-    Raises:
-      ValueError: the text is not made of whole numbers.
-    """
-    if not _COMPRESSED_COUNTS.fullmatch(counts):
-        raise ValueError("not a compressed RLE")
-    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    is_last = digits < 32
-    starts = np.concatenate([[0], np.flatnonzero(is_last)[:-1] + 1])
-    places = np.arange(len(digits)) - np.repeat(starts, np.diff([*starts, len(digits)]))
-    if places.max() > 6:
-        raise ValueError("a number of more than 32 bits")
-    values = np.add.reduceat((digits & 31) << (5 * places), starts)
-    ends = np.flatnonzero(is_last)
-    values -= np.where(digits[ends] & 16, 32 << (5 * places[ends]), 0)  # the sign
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
 
 
 def _from_polygons(

@@ -6,8 +6,8 @@ import itertools
 import os
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -15,6 +15,9 @@ from pycocotools import mask as coco_mask
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import pasting
 from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, segmentation_to_rle
+
+_MAX_ID = 2**63 - 1
+_MAX_SHOWN = 200  # characters of a faulty result
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,6 +110,59 @@ class StoredDetections(Mapping[int, ImageDetections]):
         return StoredDetections, (self._file.read(), self._places)
 
 
+class _Result(NamedTuple):
+    """An entry of COCO's results format.
+
+    Attributes:
+      place: in the list.
+      image_id: of its image.
+      category_id: of its class.
+      score: may be NaN.
+      box: (x, y, width, height), or None.
+      segmentation: as it is.
+    """
+
+    place: int
+    image_id: int
+    category_id: int
+    score: float
+    box: list[float] | None
+    segmentation: Any
+
+    @classmethod
+    def read(cls, place: int, entry: Any) -> "_Result":
+        """Checks an entry.
+
+        Raises:
+          UserError: a field is missing, or is not what it should be.
+        """
+        if not isinstance(entry, Mapping):
+            raise UserError(f"result {place} is no object: {str(entry)[:_MAX_SHOWN]}")
+        image_id, category_id = as_id(entry.get("image_id")), as_id(entry.get("category_id"))
+        score, box = _as_float(entry.get("score")), entry.get("bbox")
+        numbers = [_as_float(value) for value in box] if isinstance(box, Collection) else []
+        own_box = [value for value in numbers if value is not None]
+        if (
+            image_id is None
+            or category_id is None
+            or abs(category_id) > _MAX_ID
+            or score is None
+            or (box is not None and not len(own_box) == len(numbers) == 4)
+        ):
+            raise UserError(
+                f"result {place} needs an image_id, a category_id and a score, which are numbers, "
+                f"and a bbox of four numbers or none; got {str(dict(entry))[:_MAX_SHOWN]}"
+            )
+        return cls(place, image_id, category_id, score, own_box or None, entry.get("segmentation"))
+
+
+def _as_float(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 @dataclasses.dataclass
 class DetectionStore:
     """All detections so far, and counts of what was not taken. Picklable, and can be merged.
@@ -174,12 +230,10 @@ class DetectionStore:
         Raises:
           UserError: a result lacks a field, or its mask is not one of its image's size.
         """
-        by_image: dict[int, list[Mapping[str, Any]]] = {}
-        for result in results:
-            image_id = as_id(result.get("image_id"))
-            if image_id is None or "category_id" not in result or "score" not in result:
-                raise UserError(f"a result needs image_id, category_id and score, got {result}")
-            by_image.setdefault(image_id, []).append(result)
+        by_image: dict[int, list[_Result]] = {}
+        for place, entry in enumerate(results):
+            result = _Result.read(place, entry)
+            by_image.setdefault(result.image_id, []).append(result)
         for image_id, image_results in by_image.items():
             if self._is_new(ground_truth, image_id):
                 self._add_image_results(ground_truth, image_id, image_results, include_mask)
@@ -233,28 +287,26 @@ class DetectionStore:
         self,
         ground_truth: GroundTruth,
         image_id: int,
-        results: list[Mapping[str, Any]],
+        results: list[_Result],
         include_mask: bool,
     ) -> None:
         height, width = ground_truth.image_sizes[image_id]
         image_boxes: list[Any] = []
         masks: list[bytes] = []
         for result in results:
-            rle = segmentation_to_rle(result.get("segmentation"), height, width)
-            if include_mask and rle is None:
+            rle = segmentation_to_rle(result.segmentation, height, width)
+            if rle is None and (include_mask or result.box is None):
+                what = "mask" if include_mask else "bbox, and no mask"
                 raise UserError(
-                    f"a result of image {image_id} has no mask of its size, {height} x {width}: "
-                    f"{result}"
+                    f"result {result.place}, of image {image_id}, has no {what} of its size, "
+                    f"{height} x {width}"
                 )
-            box = result.get("bbox")
-            if box is None and rle is None:
-                raise UserError(f"a result of image {image_id} has neither bbox nor mask: {result}")
-            image_boxes.append(coco_mask.toBbox(rle) if box is None else box)
+            image_boxes.append(coco_mask.toBbox(rle) if result.box is None else result.box)
             if include_mask and rle is not None:
                 masks.append(rle["counts"])
         boxes = np.array(image_boxes, np.float64).reshape(-1, 4)
-        classes = np.array([result["category_id"] for result in results], np.int64)
-        scores = np.array([result["score"] for result in results], np.float64)
+        classes = np.array([result.category_id for result in results], np.int64)
+        scores = np.array([result.score for result in results], np.float64)
         kept = self._usable(ground_truth, boxes, classes, scores)
         found = ImageDetections(
             boxes[kept],

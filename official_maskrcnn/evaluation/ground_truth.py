@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.ops import rle
 
 _logger = logging.getLogger(__name__)
 _MAX_IDS_SHOWN = 5
@@ -81,36 +82,28 @@ def segmentation_to_rle(segmentation: Any, height: int, width: int) -> dict[str,
     Polygons of fewer than three points or with an odd number of coordinates are left out.
 
     Returns:
-      {"size": [height, width], "counts": bytes}, or None if nothing is left or the RLE is of
-      another size.
+      {"size": [height, width], "counts": bytes}, or None if nothing is left, or the RLE is of
+      another size or damaged.
     """
     if isinstance(segmentation, Mapping):
-        counts = segmentation.get("counts")
-        if list(segmentation.get("size", ())) != [height, width]:
+        if segmentation.get("size") not in ([height, width], (height, width)):
             return None
-        if isinstance(counts, str | bytes):
-            rle = {"size": [height, width], "counts": counts}
-        elif isinstance(counts, Sequence) and sum(counts) == height * width:
-            rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        else:
+        try:
+            return rle.compressed(segmentation.get("counts"), height, width)
+        except ValueError:
             return None
-    elif isinstance(segmentation, Sequence) and not isinstance(segmentation, str):
+    if isinstance(segmentation, Sequence) and not isinstance(segmentation, str):
         polygons = [polygon for polygon in segmentation if _is_polygon(polygon)]
-        if not polygons:
-            return None
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    else:
-        return None
-    if isinstance(rle["counts"], str):
-        rle["counts"] = rle["counts"].encode("ascii")
-    return rle
+        if polygons:
+            return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return None
 
 
 def as_id(value: Any) -> int | None:
     """An image id as an integer; numbers given as text are accepted, None if it is not a number."""
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -174,12 +167,20 @@ def _is_polygon(polygon: Any) -> bool:
         isinstance(polygon, Sequence)
         and len(polygon) >= 6
         and len(polygon) % 2 == 0
-        and bool(np.isfinite(polygon).all())
+        and _are_numbers(polygon)
     )
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, Sequence) and len(box) == 4 and bool(np.isfinite(box).all())
+    return isinstance(box, Sequence) and len(box) == 4 and _are_numbers(box)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return False
+    return array.ndim == 1 and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
 
 
 def _is_positive(value: Any) -> bool:

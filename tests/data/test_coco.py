@@ -320,12 +320,6 @@ def test_whatever_is_in_an_annotation_nothing_is_raised(changes):
             assert decoded.shape == (HEIGHT, WIDTH) and decoded.any()
 
 
-@given(st.lists(st.integers(0, 5000), min_size=1, max_size=30))
-def test_decode_counts(runs):
-    rle = coco_mask.frPyObjects({"size": [sum(runs), 1], "counts": runs}, sum(runs), 1)
-    np.testing.assert_array_equal(annotations.decode_counts(rle["counts"]), runs)
-
-
 def test_report():
     faults = FaultReport()
     assert not faults and faults.summary() == "none"

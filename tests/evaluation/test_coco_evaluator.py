@@ -223,12 +223,12 @@ def test_results_of_boxes_only_and_of_no_detections(tmp_path):
     evaluator.update(**batch)
     assert "segmentation" not in evaluator.results()[0]
     assert evaluate_results(evaluator.results(), _dataset(), include_mask=False)["box/AP"] > 0.99
-    with pytest.raises(UserError, match="image 11 has no mask of its size, 90 x 100"):
+    with pytest.raises(UserError, match="result 0, of image 11, has no mask of its size, 90 x 100"):
         evaluate_results(evaluator.results(), _dataset())
 
 
 def test_results_that_are_none_are_refused():
-    with pytest.raises(UserError, match="needs image_id, category_id and score"):
+    with pytest.raises(UserError, match="result 0 needs an image_id, a category_id and a score"):
         evaluate_results([{"image_id": 11, "bbox": [0, 0, 1, 1]}], _dataset())
 
 
@@ -237,3 +237,37 @@ def test_misuse_is_refused():
         CocoEvaluator(_dataset()).update(**(_batch(11) | {"detection_masks": None}))
     with pytest.raises(ValueError, match="faster_coco_eval, pycocotools"):
         CocoEvaluator(_dataset(), backend="lvis")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": [11]}, "result 1 needs an image_id"),
+        ({"image_id": float("inf")}, "result 1 needs an image_id"),
+        ({"category_id": "a"}, "result 1 needs an image_id, a category_id"),
+        ({"category_id": None}, "result 1 needs"),
+        ({"category_id": 10**30}, "result 1 needs"),
+        ({"score": "high"}, "result 1 needs"),
+        ({"score": None}, "result 1 needs"),
+        ({"bbox": [1, 2, 3]}, "result 1 needs .* a bbox of four numbers or none"),
+        ({"bbox": [1, 2, 3, [4]]}, "result 1 needs"),
+        ({"bbox": 7}, "result 1 needs"),
+        ({"segmentation": [[1, 2]]}, "result 1, of image 11, has no mask"),
+        ({"segmentation": [["a"] * 6]}, "result 1, of image 11, has no mask"),
+        ({"segmentation": {"size": [90, 100], "counts": "abc"}}, "result 1, of image 11, has no"),
+        ({"segmentation": {"size": [90, 100], "counts": [3, 4]}}, "result 1, of image 11, has no"),
+        ({"segmentation": {"size": 7, "counts": "abc"}}, "result 1, of image 11, has no"),
+    ],
+)
+def test_results_whose_fields_are_odd_are_named(change, message):
+    mask = [[5, 5, 15, 5, 15, 15, 5, 15]]
+    good = {"image_id": 11, "category_id": 1, "bbox": [5, 5, 10, 10], "score": 0.9}
+    good["segmentation"] = mask
+    CocoEvaluator(_dataset()).add_results([good, good])
+    with pytest.raises(UserError, match=message):
+        CocoEvaluator(_dataset()).add_results([good, good | change])
+
+
+def test_a_result_that_is_no_object_is_named():
+    with pytest.raises(UserError, match="result 0 is no object: 7"):
+        CocoEvaluator(_dataset()).add_results([7])

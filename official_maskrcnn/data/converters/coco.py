@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 
 from official_maskrcnn.data import coco, parallel, tfrecord
-from official_maskrcnn.data.annotations import Instance, decode_counts
+from official_maskrcnn.data.annotations import Instance
 from official_maskrcnn.data.converters.registry import CONVERTERS
 from official_maskrcnn.data.faults import Fault, FaultReport, Outcome
 from official_maskrcnn.data.images import StoredImage, encode_mask
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.ops import rle as rle_ops
 
 
 class _Encoded(NamedTuple):
@@ -133,7 +134,7 @@ def _object_features(
 
 def _mask_png(rle: dict[str, Any]) -> bytes:
     height, width = rle["size"]
-    runs = decode_counts(rle["counts"])  # of 0 and 1 in turn, column after column
+    runs = rle_ops.decode_counts(rle["counts"])  # of 0 and 1 in turn, column after column
     values = (np.arange(len(runs)) & 1).astype(np.uint8)
     columns = np.repeat(values, runs).reshape(width, height)  # thrice as fast as pycocotools
     return encode_mask(cv2.transpose(columns))

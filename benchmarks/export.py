@@ -35,7 +35,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "export")
         export_model(arguments.model, output, tuple(FORMATS))
-        checked = check_export(arguments.model, output, arguments.annotations, arguments.image_dir)
+        checked, _ = check_export(
+            arguments.model, output, arguments.annotations, arguments.image_dir
+        )
     report(__file__, table.HEADER, table.rows(checked))
 
 

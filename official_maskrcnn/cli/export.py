@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from official_maskrcnn.cli.arguments import VerbParser, positive_int
 from official_maskrcnn.cli.output import console
-from official_maskrcnn.cli.predict import add_model
+from official_maskrcnn.cli.predict import add_model, refuse_faults
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.formats import FORMATS
 
@@ -82,8 +82,9 @@ def _export(arguments: argparse.Namespace) -> None:
     )
     for name in formats:
         print(f"{name}: {size_in_bytes(arguments.output, name) / 1e6:.1f} MB")
+    faults: dict[str, str] = {}
     if arguments.check:
-        checked = check_export(
+        checked, faults = check_export(
             arguments.model,
             arguments.output,
             arguments.check,
@@ -93,6 +94,7 @@ def _export(arguments: argparse.Namespace) -> None:
         table.write(arguments.output, checked)
         console().print(*table.terminal_tables(checked))
     print(f"written to {arguments.output}")
+    refuse_faults(faults)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -12,7 +13,9 @@ import tensorflow as tf
 
 from official_maskrcnn import Detections, Predictor, UserError
 from official_maskrcnn.cli.main import main
+from official_maskrcnn.data.synthetic import make_synthetic
 from official_maskrcnn.data.tfrecord import encode_example
+from official_maskrcnn.inference.export.check import check_export
 from official_maskrcnn.inference.export.exporter import export_model
 from tests.inference.fresh_process import run_fresh
 from tests.inference.small_model import CLASS_NAMES, make_model_dir
@@ -245,6 +248,25 @@ def test_bfloat16_is_kept(model_dir, tmp_path):
     assert found.precision == "bfloat16"
     image = _image(96, 128)
     np.testing.assert_allclose(found(image).scores, expected(image).scores, atol=1e-4)
+
+
+def test_check_leaves_images_out_that_cannot_be_read(model_dir, exported, folder, capsys):
+    make_synthetic(folder / "shapes", 3, seed=1, image_size=(96, 128))
+    images, annotations = folder / "shapes" / "images", folder / "shapes" / "instances.json"
+    damaged, missing, _ = sorted(images.iterdir())
+    damaged.write_bytes(b"no image")
+    missing.unlink()
+    given = (str(model_dir), str(exported), str(annotations), str(images))
+    checked, faults = check_export(*given, progress=False)
+    assert faults == {str(damaged): "undecodable_image", str(missing): "missing_image"}
+    content = json.loads(annotations.read_text())
+    content["images"] = content["images"][2:]
+    annotations.write_text(json.dumps(content))
+    alone, _ = check_export(*given, progress=False)
+    assert [one.metrics for one in checked] == [one.metrics for one in alone]
+    shutil.rmtree(images)
+    with pytest.raises(UserError, match="none of the images of"):
+        check_export(*given, progress=False)
 
 
 @pytest.mark.parametrize(

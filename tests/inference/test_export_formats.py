@@ -112,7 +112,7 @@ def test_single_files_say_what_they_are(exported):
 def test_other_models(overrides, shapes, tmp_path):
     model = _make_model_dir(tmp_path / "model", *overrides)
     export_model(str(model), str(tmp_path / "out"), ("tflite", "onnx", "stablehlo"), batch_size=2)
-    checked = check_export(
+    checked, _ = check_export(
         str(model),
         str(tmp_path / "out"),
         str(shapes / "instances.json"),

@@ -13,15 +13,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data import parallel
+from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.data.parser import preprocess_image
-from official_maskrcnn.evaluation import CocoEvaluator, load_ground_truth
+from official_maskrcnn.errors import UserError
+from official_maskrcnn.evaluation import CocoEvaluator
 from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, load_ground_truth
 from official_maskrcnn.inference import images as image_files
 from official_maskrcnn.inference.detections import Detections, from_outputs
 from official_maskrcnn.inference.export import runner
@@ -99,7 +102,7 @@ def check_export(
     image_dir: str | None = None,
     checkpoint: str = "best",
     progress: bool = True,
-) -> list[Checked]:
+) -> tuple[list[Checked], dict[str, str]]:
     """Runs each format of an export in a process of its own, and the checkpoint in this one.
 
     All take turns image by image. StableHLO gets images fitted into the network input, which is
@@ -113,12 +116,19 @@ def check_export(
       checkpoint: the one that was exported.
       progress: whether to show it.
 
+    Returns:
+      What was measured of each, and kind by path of images that could not be read: these do not
+      count.
+
     Raises:
-      UserError: a file cannot be read.
+      UserError: a file, or each of the images, cannot be read.
       RuntimeError: a format does not run.
     """
-    images = find_images(annotations, image_dir)
-    ground_truth = load_ground_truth(annotations)
+    images, faults = _readable(find_images(annotations, image_dir), progress)
+    if not images:
+        path, kind = next(iter(faults.items()))
+        raise UserError(f"none of the images can be read: {path}: {kind.replace('_', ' ')}, ...")
+    ground_truth = _ground_truth_of(images, annotations)
     predictor = Predictor(model, checkpoint, "float32")
     formats = list(read_json(os.path.join(folder, ABOUT))["files"])
     evaluators = {
@@ -152,7 +162,7 @@ def check_export(
         megabytes = size_in_bytes(folder, name) / 1e6 if name in FORMATS else None
         milliseconds = 1000 * statistics.median(seconds[name])
         checked.append(Checked(name, megabytes, milliseconds, metrics, differences[name]))
-    return checked
+    return checked, faults
 
 
 class _Process:
@@ -214,6 +224,30 @@ def _quiet(enabled: bool) -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _readable(
+    images: Sequence[ImageFile], progress: bool
+) -> tuple[list[ImageFile], dict[str, str]]:
+    """Those that can be read, and the faults of the others."""
+    readable, faults = [], {}
+    for image in parallel.track(images, len(images), "Reading", progress):
+        try:
+            _read(image)
+            readable.append(image)
+        except ImageFault as fault:
+            faults[image.path] = fault.kind
+    return readable, faults
+
+
+def _ground_truth_of(images: Sequence[ImageFile], annotations: str) -> GroundTruth:
+    whole = load_ground_truth(annotations)
+    ids = {as_id(image.id) for image in images}
+    return GroundTruth(
+        {image_id: size for image_id, size in whole.image_sizes.items() if image_id in ids},
+        whole.categories,
+        [a for a in whole.annotations if a["image_id"] in ids],
+    )
 
 
 def _read(image: ImageFile) -> np.ndarray:

@@ -82,6 +82,11 @@ def test_an_image_that_cannot_be_read(boxes_file: pathlib.Path, tmp_path: pathli
     assert "segmentation" not in json.loads(output.read_text())["annotations"][0]
 
 
+def test_no_folder_is_made_of_a_url(boxes_file: pathlib.Path):
+    with pytest.raises(UserError, match=r"gs://bucket/filled\.json: this is written locally"):
+        annotate(FakePredictor(), str(boxes_file), "gs://bucket/filled.json", progress=False)
+
+
 def test_a_class_that_the_head_does_not_know(boxes_file: pathlib.Path, tmp_path: pathlib.Path):
     with pytest.raises(UserError, match="the model has no class 'unheard of'"):
         annotate(

@@ -102,7 +102,7 @@ def test_pictures(scene, tmp_path):
     assert first["uri"].startswith("data:image/jpeg;base64,/9j/")
     (thing,) = first["objects"]
     assert thing["class"] == 0
-    assert thing["scores"] == [{"mask": [None, 0.85], "box": [None, 0.85]}]
+    assert thing["scores"] == [{"mask": None, "box": None}]
     numbers = [float(n) for n in re.findall(r"[\d.]+", thing["outline"])]
     assert min(numbers[::2]) == pytest.approx(20.5)
     assert max(numbers[::2]) == pytest.approx(79.5)
@@ -144,7 +144,7 @@ def test_two_side_by_side(scene, tmp_path):
     assert [picture["image"] for picture in content["pictures"]][:2] == [1, 0]
     assert [len(own) for own in content["pictures"][0]["found"]] == [1, 1]
     (thing,) = content["pictures"][0]["objects"]
-    assert [scores["mask"][0] for scores in thing["scores"]] == [None, 0.9]
+    assert [scores["mask"] for scores in thing["scores"]] == [None, 0.9]
 
 
 def test_empty_results_and_no_objects(scene, tmp_path):
@@ -163,6 +163,21 @@ def test_empty_results_and_no_objects(scene, tmp_path):
     assert "Mask AP is undefined: The ground truth has no annotations." in model["notes"]
     assert model["kinds"]["mask"]["errors"]["total_costs"] == [None] * 6
     assert model["kinds"]["mask"]["curves"]["lines"] == [None] * 4
+
+
+def test_a_class_of_crowds_alone_lowers_no_curve(scene, tmp_path):
+    content = json.loads(pathlib.Path(scene[0]).read_text())
+    content["categories"].append({"id": 9, "name": "crowd"})
+    crowd = content["annotations"][0] | {"id": 99, "category_id": 9, "iscrowd": 1}
+    content["annotations"].append(crowd)
+    path = tmp_path / "crowds.json"
+    path.write_text(json.dumps(content))
+    perfect = results([[(*thing, 0.9) for thing in own] for own in OBJECTS])
+    (model,) = _report((str(path), scene[1]), tmp_path, perfect)["models"]
+    for kind in ("mask", "box"):
+        lines = model["kinds"][kind]["curves"]["lines"]
+        assert lines[0] == [[1.0] * 101] * 4
+        assert [line is None for line in lines] == [False] * 4 + [True]
 
 
 def test_boxes_without_masks(scene, tmp_path):
@@ -187,6 +202,7 @@ def test_what_is_left_out_is_said(scene, tmp_path):
 def test_a_few_images_only(scene, tmp_path):
     content = _report(scene, tmp_path, results(), limit=2)
     assert content["images"] == {"id": [10, 11], "name": ["0.png", "1.png"], "objects": [2, 1]}
+    assert content["models"][0]["notes"] == []  # the other images are in the data
     expected = 0.5 * 51 / 101  # one of two cats; the other class has a wrong one after the right
     assert content["models"][0]["kinds"]["mask"]["ap"][0][1] == pytest.approx(51 / 101, abs=1e-4)
     assert expected < content["models"][0]["metrics"]["mask/AP50"] < 1
@@ -270,6 +286,19 @@ def test_a_model_on_its_own_validation_data(model_dir, scene, tmp_path, monkeypa
     assert f"mask/AP {expected['mask/AP']:.4f}" in capsys.readouterr().out
 
 
+def test_a_checkpoint_elsewhere_goes_by_its_name(model_dir, scene, tmp_path, monkeypatch):
+    load = Predictor.__init__
+
+    def load_export(self, *arguments):
+        load(self, *arguments)
+        self.checkpoint = "ckpt-10"  # as export.json says
+
+    monkeypatch.setattr(Predictor, "__init__", load_export)
+    write_report([Source(str(model_dir))], str(tmp_path / "report.html"), *scene, limit=1)
+    name = content_of(tmp_path / "report.html")["models"][0]["name"]
+    assert name == f"{model_dir}, ckpt-10"
+
+
 def test_results_of_a_model_need_no_prediction(model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(Predictor, "__init__", None)
     path = tmp_path / "submission.json"
@@ -350,11 +379,21 @@ def test_validation_data_that_cannot_be_used(tmp_path):
             "--results {results} --data {annotations} --image_dir {images} --output /proc/x",
             "cannot write /proc/x",
         ),
+        (
+            "--results {results} --data {annotations} --image_dir {images} --output gs://bucket/x",
+            "gs://bucket/x: this is written locally alone",
+        ),
+        (
+            "--results {odd} --data {annotations} --image_dir {images}",
+            "odd.json: result 6 needs an image_id",
+        ),
     ],
 )
 def test_mistakes_are_readable(arguments, message, scene, tmp_path, capsys):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results()))
-    text = arguments.format(results=path, annotations=scene[0], images=scene[1])
+    odd = tmp_path / "odd.json"
+    odd.write_text(json.dumps([*results()[:-1], results()[-1] | {"bbox": [1, 2, 3]}]))
+    text = arguments.format(results=path, annotations=scene[0], images=scene[1], odd=odd)
     assert main(["report", "--output", str(tmp_path / "x.html"), *text.split()]) == 2
     assert re.search(message, capsys.readouterr().err)

@@ -135,8 +135,9 @@ def _describe_kind(
 def _curves(result: PrecisionRecall, category_ids: list[int]) -> dict[str, Any]:
     """Precision at 101 recalls: first of all classes together (their mean), then of each."""
     curves: list[Any] = []
+    has_objects = result.precision[0, 0, :, _AREA, _MAX_DETECTIONS] >= 0  # more than crowds
     for own in (category_ids, *([category_id] for category_id in category_ids)):
-        chosen = np.isin(result.category_ids, own)
+        chosen = np.isin(result.category_ids, own) & has_objects
         precision = result.precision[:, :, chosen, _AREA, _MAX_DETECTIONS]
         if not chosen.any():
             curves.append(None)

@@ -23,11 +23,13 @@ class ReportData:
       annotation_file: COCO file.
       ground_truth: of the images that count.
       images: these, in ascending order of their ids; some may not be there.
+      left_out: ids of the images of the file that do not count.
     """
 
     annotation_file: str
     ground_truth: GroundTruth
     images: list[ImageFile]
+    left_out: frozenset[int]
 
 
 def load_data(annotation_file: str, image_dir: str | None, limit: int | None) -> ReportData:
@@ -46,7 +48,8 @@ def load_data(annotation_file: str, image_dir: str | None, limit: int | None) ->
     chosen = {i: size for i, size in list(whole.image_sizes.items())[:limit] if i in files}
     annotations = [a for a in whole.annotations if a["image_id"] in chosen]
     ground_truth = GroundTruth(chosen, whole.categories, annotations)
-    return ReportData(annotation_file, ground_truth, [files[i] for i in chosen])
+    left_out = frozenset(whole.image_sizes.keys() - chosen)
+    return ReportData(annotation_file, ground_truth, [files[i] for i in chosen], left_out)
 
 
 def validation_data(model_dir: str, experiment: ExperimentConfig) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 // The images: which fit the filters, their pictures, and the table of all.
 
-const [CLASS, LOCALISATION, , , , MISSED, CORRECT, IGNORED] = [0, 1, 2, 3, 4, 5, 6, 7];
+const [MISSED, CORRECT, IGNORED] = [5, 6, 7]; // of the outcomes
 const ROWS_AT_A_TIME = 100;
 const NARROW = 640; // pixels of a window in which pictures stand below each other
 const PICTURES = new Map(DATA.pictures.map((picture) => [picture.image, picture]));
@@ -111,9 +111,9 @@ function describeFilters() {
 // What an object is at the score: found, or missed, and then whether an error lies on it.
 function objectOutcome(object, model) {
   if (object.crowd) return IGNORED;
-  const scores = object.scores[model][STATE.kind];
-  if (scores === null) return IGNORED;
-  return scores[0] !== null && scores[0] >= scoreOf(model) ? CORRECT : MISSED;
+  const score = object.scores[model][STATE.kind];
+  if (score === undefined) return IGNORED;
+  return score !== null && score >= scoreOf(model) ? CORRECT : MISSED;
 }
 
 const outcomeClass = (outcome) =>

@@ -86,15 +86,15 @@ def draw_pictures(
         }
 
 
-def _scores_of(analysis: Analysis, place: int, number: int) -> dict[str, list[float | None] | None]:
-    """By kind: the score that finds an object, and the highest of an error on it; None if none."""
-    result: dict[str, list[float | None] | None] = {}
+def _scores_of(analysis: Analysis, place: int, number: int) -> dict[str, float | None]:
+    """By kind in which an object counts: the score that finds it, or None."""
+    scores = {}
     for kind, matches in analysis.matches.items():
         own = _rows(matches.objects, place)
         own = own[own["number"] == number]
-        values = [own[0]["score"], own[0]["error_score"]] if len(own) else None
-        result[kind] = values and [_rounded(value) for value in values]
-    return result
+        if len(own):
+            scores[kind] = _rounded(own[0]["score"])
+    return scores
 
 
 def _found(

@@ -9,6 +9,7 @@ from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.detections import DetectionStore
 from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.evaluation.ground_truth import as_id
 from official_maskrcnn.inference.journal import Journal
 from official_maskrcnn.inference.prediction_files import Options, predict_files
 from official_maskrcnn.inference.predictor import Predictor
@@ -92,8 +93,12 @@ def detect(source: Source, data: ReportData, work: pathlib.Path, batch_size: int
         results = read_json(source.results)
         if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
             raise UserError(f"{source.results}: not a file of COCO results, which is a list")
+        results = [r for r in results if as_id(r.get("image_id")) not in data.left_out]
         has_masks = not results or any(result.get("segmentation") for result in results)
-        store.add_results(data.ground_truth, results, has_masks)
+        try:
+            store.add_results(data.ground_truth, results, has_masks)
+        except UserError as error:
+            raise UserError(f"{source.results}: {error}") from error
         return Detected(source.results, store, has_masks, {})
     assert source.model_dir is not None
     predictor = Predictor(source.model_dir, source.checkpoint, source.precision)
@@ -104,6 +109,8 @@ def detect(source: Source, data: ReportData, work: pathlib.Path, batch_size: int
     for _, _, _, own in Journal(work).predictions(data.images):
         store.add_results(data.ground_truth, own, has_masks)
     checkpoint = os.path.relpath(predictor.checkpoint, source.model_dir)
+    if checkpoint.startswith(os.pardir):  # an export's lies elsewhere
+        checkpoint = os.path.basename(checkpoint)
     return Detected(f"{source.model_dir}, {checkpoint}", store, has_masks, outcome.faults)
 
 

@@ -139,7 +139,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     outcome = predict_files(
         predictor, images, arguments.output, options, boxes, limit=arguments.limit
     )
-    empty = f", {outcome.empty} of them with an empty mask" if outcome.empty else ""
+    shows_empty = arguments.boxes and outcome.empty
+    empty = f", {outcome.empty} of them with an empty mask" if shows_empty else ""
     print(f"{outcome.detections} objects in {outcome.images} images{empty}: {arguments.output}")
     refuse_faults(outcome.faults)
 

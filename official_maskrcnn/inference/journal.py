@@ -10,6 +10,7 @@ from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.detections import Detections
 from official_maskrcnn.inference.image_list import ImageFile
 
+RESULTS = SUBMISSION, IMAGES = "submission.json", "images.json"  # written beside it in the end
 _NAME = "predictions.jsonl"
 
 
@@ -37,18 +38,27 @@ class Journal:
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        """Finds the lines that are whole; there need not be a file."""
+        """Finds the lines that are whole; there need not be a file.
+
+        Raises:
+          UserError: it is no such file.
+        """
         self._path = pathlib.Path(folder, _NAME)
         self._header: dict[str, Any] = {}
         self._places: dict[tuple[Any, ...], int] = {}  # in the file, of the line of an image
         self._end = 0  # of the last whole line
-        for line in self._whole_lines():
-            entry = json.loads(line)
-            if self._end:
-                self._places[tuple(entry["key"])] = self._end
-            else:
-                self._header = entry
-            self._end += len(line)
+        try:
+            for line in self._whole_lines():
+                entry = json.loads(line)
+                if self._end:
+                    self._places[tuple(entry["key"])] = self._end
+                else:
+                    self._header = entry
+                self._end += len(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._path} cannot be gone on with: give another --output, or delete it"
+            ) from error
 
     def __contains__(self, image: ImageFile) -> bool:
         return self._key(image) in self._places
@@ -61,17 +71,21 @@ class Journal:
             given boxes are known by.
 
         Raises:
-          UserError: the file has another header.
+          UserError: the file has another header, or there is none beside results.
         """
         if self._end:
             differing = [name for name in header if self._header.get(name) != header[name]]
             if differing:
                 raise UserError(
-                    f"{self._path.parent} holds predictions with another "
+                    f"{self._path.parent} holds predictions that differ in "
                     f"{' and '.join(differing)}: give another --output, or delete it"
                 )
             os.truncate(self._path, self._end)
         else:
+            if own := [path for path in map(self._path.with_name, RESULTS) if path.exists()]:
+                raise UserError(
+                    f"{own[0]} is there, and not of a prediction: give another --output"
+                )
             self._path.unlink(missing_ok=True)
             self._header = dict(header)
             self._append(self._header)

@@ -22,7 +22,7 @@ from official_maskrcnn.inference import images as image_files
 from official_maskrcnn.inference.boxes_file import BoxesFile, GivenBoxes
 from official_maskrcnn.inference.detections import Detections
 from official_maskrcnn.inference.image_list import ImageFile
-from official_maskrcnn.inference.journal import Journal
+from official_maskrcnn.inference.journal import IMAGES, SUBMISSION, Journal
 from official_maskrcnn.inference.picture_files import is_written, mask_folder, overlay_path
 from official_maskrcnn.inference.predictor import Predictor, have_area
 from official_maskrcnn.inference.tiles import predict_tiles
@@ -259,11 +259,11 @@ def _write_results(
             outcome.empty += sum(not coco_mask.area(mask) for mask in masks)
             yield from own
 
-    write_json_list(folder / "submission.json", results())
+    write_json_list(folder / SUBMISSION, results())
     outcome.images = len(listed)
     categories = [{"id": i, "name": name} for i, name in class_names.items()]
     text = json.dumps({"images": listed, "annotations": [], "categories": categories}, indent=1)
-    (folder / "images.json").write_text(text, encoding="utf-8")
+    (folder / IMAGES).write_text(text, encoding="utf-8")
 
 
 def _created(folder: pathlib.Path) -> pathlib.Path:

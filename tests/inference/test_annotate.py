@@ -113,14 +113,14 @@ def test_other_boxes_are_not_mixed_in(boxes_file: pathlib.Path, tmp_path: pathli
     output = tmp_path / "filled.json"
     with pytest.raises(KeyboardInterrupt):
         annotate(_Killed(), str(boxes_file), str(output), progress=False)
-    with pytest.raises(UserError, match="another boxes"):
+    with pytest.raises(UserError, match="differ in boxes"):
         annotate(FakePredictor(), str(boxes_file), str(output), replace=True, progress=False)
     content = json.loads(boxes_file.read_text())
     box = {"id": 9, "image_id": 5, "category_id": 2, "bbox": [40, 2, 8, 8]}
     content["annotations"].insert(0, box)
     edited = tmp_path / "edited.json"
     edited.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="another boxes"):
+    with pytest.raises(UserError, match="differ in boxes"):
         annotate(FakePredictor(), str(edited), str(output), progress=False)
     result = annotate(FakePredictor(), str(boxes_file), str(output), progress=False)
     assert result.filled == 3

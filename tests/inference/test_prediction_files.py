@@ -120,12 +120,24 @@ def test_a_finished_run_looks_at_nothing_again(folder: pathlib.Path):
 
 def test_other_options_or_models_are_not_mixed(folder: pathlib.Path):
     _predict(folder)
-    with pytest.raises(UserError, match="holds predictions with another score: give another"):
+    with pytest.raises(UserError, match="holds predictions that differ in score: give another"):
         _predict(folder, Options(overlays=False, score=0.5))
     predictor = FakePredictor()
     predictor.checkpoint = "/models/fake/ckpt-2"
-    with pytest.raises(UserError, match="another checkpoint"):
+    with pytest.raises(UserError, match="differ in checkpoint"):
         _predict(folder, predictor=predictor)
+
+
+def test_files_of_others_are_left_alone(folder: pathlib.Path):
+    path = folder / "out" / "images.json"
+    path.parent.mkdir()
+    path.write_text("mine")
+    with pytest.raises(UserError, match=r"images.json is there, and not of a prediction"):
+        _predict(folder)
+    assert path.read_text() == "mine"
+    path.with_name("predictions.jsonl").write_text('{"boxes": null}\n{"path": "a.png"}\n')
+    with pytest.raises(UserError, match=r"predictions.jsonl cannot be gone on with: give another"):
+        _predict(folder)
 
 
 def test_one_process_in_a_folder(folder: pathlib.Path):
@@ -309,9 +321,9 @@ def test_other_boxes_are_not_mixed(folder: pathlib.Path):
     _predict(folder, boxes=read_boxes(path))
     for change in ({"bbox": [10, 4, 20, 9]}, {"category_id": 1}, {"image_id": 2}, {"score": 0.5}):
         path.write_text(json.dumps([entries[0] | change]))
-        with pytest.raises(UserError, match="holds predictions with another boxes"):
+        with pytest.raises(UserError, match="holds predictions that differ in boxes"):
             _predict(folder, boxes=read_boxes(path))
-    with pytest.raises(UserError, match="holds predictions with another boxes"):
+    with pytest.raises(UserError, match="holds predictions that differ in boxes"):
         _predict(folder)
 
 

@@ -139,9 +139,12 @@ def _predict(arguments: argparse.Namespace) -> None:
     outcome = predict_files(
         predictor, images, arguments.output, options, boxes, limit=arguments.limit
     )
-    shows_empty = arguments.boxes and outcome.empty
-    empty = f", {outcome.empty} of them with an empty mask" if shows_empty else ""
-    print(f"{outcome.detections} objects in {outcome.images} images{empty}: {arguments.output}")
+    counts = [f"{outcome.detections} objects in {outcome.images} images"]
+    if arguments.boxes and outcome.empty:
+        counts.append(f"{outcome.empty} of them with an empty mask")
+    if outcome.unlisted:
+        counts.append(f"{outcome.unlisted} images left out that {arguments.boxes} does not list")
+    print(f"{', '.join(counts)}: {arguments.output}")
     refuse_faults(outcome.faults)
 
 

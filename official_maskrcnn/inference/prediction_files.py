@@ -66,12 +66,14 @@ class Outcome:
       images: how many were looked at, earlier starts included.
       detections: how many there are in submission.json.
       empty: those of them whose mask is empty.
+      unlisted: images that were left out, as the file of the boxes does not list them.
       faults: kind by path, of images that could not be read.
     """
 
     images: int = 0
     detections: int = 0
     empty: int = 0
+    unlisted: int = 0
     faults: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -108,8 +110,10 @@ def predict_files(
     require_local(output)
     if own := [image.path for image in images if is_written(image.path, output)]:
         raise UserError(f"{own[0]} lies where pictures are written: give another --output")
+    asked = images
     if boxes is not None:
         images = boxes.match(images)
+    outcome = Outcome(unlisted=len(asked) - len(images))
     images = images[:limit]
     folder = pathlib.Path(output)
     header = {
@@ -120,7 +124,6 @@ def predict_files(
         **json.loads(json.dumps(dataclasses.asdict(options))),
     }
     names = boxes.class_names if boxes and boxes.class_names else predictor.class_names
-    outcome = Outcome()
     with (
         _readable_faults(output),
         only_process(_created(folder), f"{{owner}} is predicting into {output}"),

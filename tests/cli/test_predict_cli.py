@@ -82,10 +82,12 @@ def test_boxes_that_have_no_mask_are_counted(
     assert _run(folder, *given, "--output", str(folder / "d.json"), verb="annotate") == 0
     said = capsys.readouterr().out
     assert "1 boxes in which nothing was found, 1 of images that the file does not list" in said
-    path.write_text(json.dumps(content | {"annotations": [box]}))
+    listed = {"images": content["images"][:1], "annotations": [box]}
+    path.write_text(json.dumps(content | listed))
     given = ("--images", str(folder / "images"), "--boxes", str(path), "--no_overlays")
     assert _run(folder, *given, "--output", str(folder / "d"), "--limit", "1") == 0
-    assert "1 objects in 1 images, 1 of them with an empty mask" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 objects in 1 images, 1 of them with an empty mask, 2 images left out that" in said
 
 
 def test_names_of_classes_come_before_ids():

@@ -331,7 +331,8 @@ def test_boxes_go_by_the_names_of_their_images(tmp_path: pathlib.Path):
     _photographs(tmp_path / "images", "a.png", "b.png", "unlisted.png")
     box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}
     path = _write_coco(tmp_path / "boxes.json", {1: "b.png", 2: "a.png"}, [box])
-    _predict(tmp_path, Options(mask_pngs=True), boxes=read_boxes(path))
+    outcome = _predict(tmp_path, Options(mask_pngs=True), boxes=read_boxes(path))
+    assert (outcome.images, outcome.unlisted) == (2, 1)
     content = json.loads((tmp_path / "out" / "images.json").read_text())
     assert [(image["id"], image["file_name"]) for image in content["images"]] == [
         *((2, "a.png"), (1, "b.png"))

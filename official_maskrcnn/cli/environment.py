@@ -13,6 +13,7 @@ _EXTRAS = {
     "stablehlo": "jaxlib",
     "serve": "fastapi",
     "ray": "ray",
+    "tpu-check": "libtpu",
 }
 
 

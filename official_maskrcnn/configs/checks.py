@@ -58,6 +58,7 @@ def mode_violations(experiment: ExperimentConfig, mode: str) -> list[Violation]:
 _CHOICES = {
     "task.model.compatibility": ("none", "model_garden"),
     "task.model.decoder.type": ("fpn", "nasfpn", "identity"),
+    "task.model.backbone.resnet.stem_type": ("v0", "v1", "v2"),
     "task.model.decoder.fpn.fusion_type": ("sum", "concat"),
     "task.*_data.dtype": ("float32", "bfloat16", "float16"),
     "task.coco_eval_backend": ("faster_coco_eval", "pycocotools"),

@@ -237,7 +237,7 @@ def _replace_length(loaded: LoadedExperiment, given: set[str]) -> None:
         trainer.train_steps, loaded.origins[steps] = 0, loaded.origins[epochs]
     elif steps in given and epochs not in given and trainer.train_epochs is not None:
         trainer.train_epochs, loaded.origins[epochs] = None, loaded.origins[steps]
-    if "trainer.boundary_epochs" not in given and given & set(rules.BOUNDARIES):
+    if "trainer.boundary_epochs" not in given and rules.BOUNDARIES in given:
         trainer.boundary_epochs = None
 
 

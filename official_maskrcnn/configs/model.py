@@ -83,7 +83,7 @@ class MaskROIAligner(ROIAligner):
 
 @dataclasses.dataclass
 class DetectionGenerator(hyperparams.Config):
-    pre_nms_top_k: int = 5000  # candidate (box, class) pairs of an image
+    pre_nms_top_k: int = 5000  # candidate (box, class) pairs of an image; all on a CPU or GPU
     pre_nms_score_threshold: float = 0.05
     nms_iou_threshold: float = 0.5
     max_num_detections: int = 100
@@ -153,7 +153,7 @@ class DeepMaskHeadRCNN(hyperparams.Config):
     mask_roi_aligner: MaskROIAligner = dataclasses.field(default_factory=MaskROIAligner)
     norm_activation: NormActivation = dataclasses.field(default_factory=NormActivation)
     # Ours: the residual blocks of a ResNet or SpineNet are computed again for the backward pass, so
-    # that only their inputs stay in memory until then (`tpu-check` and `cost` say what that means).
+    # that only their inputs stay in memory until then (see `tpu-check` and `analyze`).
     rematerialize: bool = False
     # Ours: "model_garden" restores the numerics of tf-models-official where ours differ on
     # purpose (RoIAlign, batch norm of the hourglass), for weights that were trained with it.

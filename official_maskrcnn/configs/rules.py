@@ -9,8 +9,19 @@ from official_maskrcnn.configs.fields import leaves, show_value
 from official_maskrcnn.configs.task import DataConfig
 
 _OPTIMIZATION = "trainer.optimizer_config"
-_STEPWISE = ("stepwise", "step_cosine_with_offset")
-BOUNDARIES = tuple(f"{_OPTIMIZATION}.learning_rate.{name}.boundaries" for name in _STEPWISE)
+_MAX_CASCADE_THRESHOLDS = 2
+# Model Garden's moving averages wrap Keras' legacy optimizers alone.
+_WITHOUT_AVERAGES = (
+    *("sgd_experimental", "adam_experimental", "adamw_experimental"),
+    "adafactor_keras",
+)
+# Of Model Garden's package, what cannot be used, by the part that it is a type of.
+_UNUSABLE = {
+    "optimizer": {"slide": "is but a stub", "adafactor": "is but a stub"},
+    "learning_rate": {"step_cosine_with_offset": "rises again after its first cosine"},
+}
+_STEPWISE = f"{_OPTIMIZATION}.learning_rate.stepwise"
+BOUNDARIES = f"{_STEPWISE}.boundaries"
 
 
 def data_sources(data: DataConfig) -> tuple[bool, bool]:
@@ -124,7 +135,9 @@ def learning_rates(experiment: ExperimentConfig) -> Iterator[Violation]:
     if boundaries is None or not values_path:
         return
     values = experiment.trainer.optimizer_config.learning_rate.get().values
-    if values is not None and len(values) != len(boundaries) + 1:
+    if not boundaries:
+        yield Violation("no boundary given; at least 1 is needed", (path,))
+    elif values is not None and len(values) != len(boundaries) + 1:
         yield Violation(
             f"{len(values)} learning rates {show_value(values)} need {max(len(values) - 1, 0)} "
             f"boundaries, but there are {len(boundaries)}: {show_value(boundaries)}",
@@ -143,13 +156,12 @@ def learning_rate_boundaries(
     schedule has no such thing.
     """
     schedule = experiment.trainer.optimizer_config.learning_rate
-    path = f"{_OPTIMIZATION}.learning_rate.{schedule.type}" if schedule.type in _STEPWISE else ""
-    values_path = f"{path}.values" if path else ""
+    values_path = f"{_STEPWISE}.values" if schedule.type == "stepwise" else ""
     if experiment.trainer.boundary_epochs is not None:
         return "trainer.boundary_epochs", values_path, experiment.trainer.boundary_epochs
-    if not path:
+    if not values_path:
         return "", "", None
-    return f"{path}.boundaries", values_path, schedule.get().boundaries
+    return BOUNDARIES, values_path, schedule.get().boundaries
 
 
 @rule
@@ -228,6 +240,12 @@ def region_sampling(experiment: ExperimentConfig) -> Iterator[Violation]:
     """Cascades regress one box for all classes; masks are sampled out of the sampled RoIs."""
     model = experiment.task.model
     thresholds = model.roi_sampler.cascade_iou_thresholds
+    if thresholds and len(thresholds) > _MAX_CASCADE_THRESHOLDS:
+        yield Violation(
+            f"{len(thresholds)} thresholds given; a cascade has at most {_MAX_CASCADE_THRESHOLDS}, "
+            "for its second and third box head",
+            ("task.model.roi_sampler.cascade_iou_thresholds",),
+        )
     if thresholds and not model.detection_head.class_agnostic_bbox_pred:
         yield Violation(
             f"a cascade ({show_value(thresholds)}) needs task.model.detection_head."
@@ -313,14 +331,53 @@ def loss_scale(experiment: ExperimentConfig) -> Iterator[Violation]:
 
 @rule
 def averages(experiment: ExperimentConfig) -> Iterator[Violation]:
-    """Model Garden's moving averages and Keras' loss scaling do not know each other."""
+    """Moving averages know neither Keras' loss scaling nor its new optimizers."""
     ema = experiment.trainer.optimizer_config.ema
+    optimizer = experiment.trainer.optimizer_config.optimizer.type
+    if ema is not None and optimizer in _WITHOUT_AVERAGES:
+        yield Violation(
+            f"{optimizer} given, of which no moving averages (trainer.optimizer_config.ema) can be "
+            "kept; take sgd, adam or adamw, or leave out ema",
+            (f"{_OPTIMIZATION}.optimizer.type", f"{_OPTIMIZATION}.ema"),
+        )
     if ema is not None and experiment.runtime.mixed_precision_dtype == "float16":
         yield Violation(
             "float16 given, but moving averages of the weights (trainer.optimizer_config.ema) "
             "need bfloat16 or float32",
             ("runtime.mixed_precision_dtype", "trainer.optimizer_config.ema"),
         )
+
+
+@rule
+def usable_parts(experiment: ExperimentConfig) -> Iterator[Violation]:
+    """Optimizer and schedule do what their names say."""
+    for part, faults in _UNUSABLE.items():
+        chosen = getattr(experiment.trainer.optimizer_config, part).type
+        if chosen in faults:
+            yield Violation(
+                f"{chosen} given, which {faults[chosen]} in tf-models-official 2.20; take another",
+                (f"{_OPTIMIZATION}.{part}.type",),
+            )
+
+
+@rule
+def anchors(experiment: ExperimentConfig) -> Iterator[Violation]:
+    """There are some."""
+    if not experiment.task.model.anchor.aspect_ratios:
+        yield Violation(
+            "no aspect ratio given; at least 1 is needed", ("task.model.anchor.aspect_ratios",)
+        )
+
+
+@rule
+def data_roles(experiment: ExperimentConfig) -> Iterator[Violation]:
+    """Training data is augmented and endless, validation data neither."""
+    for part, expected in (("train_data", True), ("validation_data", False)):
+        if getattr(experiment.task, part).is_training != expected:
+            yield Violation(
+                f"{show_value(not expected)} given; {part} has {show_value(expected)}",
+                (f"task.{part}.is_training",),
+            )
 
 
 @rule
@@ -344,6 +401,29 @@ def devices(experiment: ExperimentConfig) -> Iterator[Violation]:
             "enable_xla true and run_eagerly true exclude each other",
             ("runtime.enable_xla", "runtime.run_eagerly"),
         )
+    static = strategy == "tpu" or runtime.enable_xla
+    if static and experiment.task.model.detection_generator.soft_nms_sigma is not None:
+        by = "distribution_strategy tpu" if strategy == "tpu" else "enable_xla true"
+        yield Violation(
+            f"Soft-NMS cannot be compiled by XLA, which {by} asks for; set it to null",
+            (
+                "task.model.detection_generator.soft_nms_sigma",
+                strategy_path if strategy == "tpu" else "runtime.enable_xla",
+            ),
+        )
+    if strategy != "multi_worker_mirrored":
+        given: dict[str, str | int | None] = {
+            "cluster": runtime.cluster,
+            "worker_hosts": runtime.worker_hosts,
+            "task_index": runtime.task_index if runtime.task_index >= 0 else None,
+        }
+        for name, value in given.items():
+            if value is not None:
+                yield Violation(
+                    f"{value} given, but distribution_strategy is {strategy}; set it to "
+                    "multi_worker_mirrored",
+                    (f"runtime.{name}", strategy_path),
+                )
     if strategy != "tpu" and runtime.tpu is not None:
         yield Violation(
             f"{runtime.tpu!r} given, but distribution_strategy is {strategy}; set it to tpu",

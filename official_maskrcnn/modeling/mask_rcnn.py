@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN, ROIAligner
+from official_maskrcnn.errors import UserError
 from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling import (
     backbones,
@@ -98,8 +99,21 @@ class MaskRCNN(tf_keras.Model):
         regularizer = tf_keras.regularizers.l2(l2_weight_decay / 2) if l2_weight_decay else None
         norm = config.norm_activation
         # Statistics over one replica are the batch's own; Keras' synchronised layer is slower.
-        several_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        strategy = tf.distribute.get_strategy()
+        several_replicas = strategy.num_replicas_in_sync > 1
         norm = norm.replace(use_sync_bn=norm.use_sync_bn and several_replicas)
+        # Replicas that share layers and a process take turns within a block where they synchronise.
+        is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+        if (
+            config.rematerialize
+            and norm.use_sync_bn
+            and not is_tpu
+            and len(strategy.extended.worker_devices) > 1
+        ):
+            raise UserError(
+                "task.model.rematerialize: with several devices in one process it needs "
+                "task.model.norm_activation.use_sync_bn=false"
+            )
         options = LayerOptions(
             activation=norm.activation,
             momentum=norm.norm_momentum,

@@ -67,9 +67,7 @@ class MaskRCNNTask:
         if not self.config.init_checkpoint:
             return
         modules = self.config.init_checkpoint_modules
-        names = (
-            [name.strip() for name in modules.split(",")] if isinstance(modules, str) else modules
-        )
+        names = [modules] if isinstance(modules, str) else modules
         if "all" in names:
             restore_modules(self.config.init_checkpoint, {"model": model})
         else:
@@ -77,8 +75,7 @@ class MaskRCNNTask:
             absent = [name for name in names if name not in parts]
             if absent:
                 raise UserError(
-                    f"task.init_checkpoint_modules: the model has no {', '.join(absent)} "
-                    f"(it has: all, {', '.join(parts)})"
+                    f"task.init_checkpoint_modules: the model has no {', '.join(absent)}"
                 )
             restore_modules(self.config.init_checkpoint, {name: parts[name] for name in names})
 
@@ -234,9 +231,11 @@ class MaskRCNNTask:
         """Leaves out masks of other than the allowed classes and, where it can, padding slots."""
         batch = dict(batch)
         allowed = self.config.allowed_mask_class_ids
-        if allowed is not None:
-            is_allowed = tf.reduce_any(batch["classes"][..., None] == tf.constant(allowed), axis=-1)
-            batch["mask_valid"] &= is_allowed
+        if allowed is not None and "mask_valid" in batch:
+            classes = batch["classes"][..., None]
+            batch["mask_valid"] &= tf.reduce_any(
+                classes == tf.constant(allowed, classes.dtype), axis=-1
+            )
         if not self.static_shapes:
             used = tf.reduce_sum(tf.cast(batch["classes"] > 0, tf.int32), axis=-1)
             longest = tf.maximum(tf.reduce_max(used), 1)
@@ -262,6 +261,9 @@ class MaskRCNNTask:
             batch["image"], batch["image_info"], batch, model_seeds
         )
         losses = self.compute_losses(model, outputs, batch, anchor_seeds)
+        # Those of a replica are its share alone, and images that only fill a batch up are dropped.
+        context = tf.distribute.get_replica_context()
+        losses = context.all_reduce(tf.distribute.ReduceOp.MEAN, losses)
         each = tf.ones(tf.shape(batch["source_id"]))
         return detections | ids | {name: loss * each for name, loss in losses.items()}
 

@@ -39,7 +39,7 @@ GENERATIONS = {
     "v3": Generation("TensorCores", 2, 2, 123, 32, 900, "v3:2x2x1", 1024),
     "v4": Generation("TensorCores", 2, 1, 275, 32, 1200, "v4:2x2x1", 4096),
     "v5e": Generation("chips", 1, 1, 197, 16, 819, "v5e:2x2", 256),
-    "v5p": Generation("TensorCores", 2, 1, 459, 95, 2765, "v5p:2x2x1", 8960),
+    "v5p": Generation("TensorCores", 2, 1, 459, 95, 2765, "v5p:2x2x1", 6144),
     "v6e": Generation("chips", 1, 1, 918, 32, 1640, "v6e:2x2", 256),
 }
 

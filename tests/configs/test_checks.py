@@ -174,6 +174,23 @@ def test_registered_experiments_break_no_rule(name: str):
             "task.train_data.global_batch_size",
             "12 must be a multiple of the 8 replicas (4 GPUs on each of 2 workers)",
         ),
+        (
+            f"{MODEL}.detection_generator.soft_nms_sigma=0.5,runtime.enable_xla=true",
+            f"{MODEL}.detection_generator.soft_nms_sigma",
+            "Soft-NMS cannot be compiled by XLA, which enable_xla true asks for",
+        ),
+        (
+            f"{MODEL}.roi_sampler.cascade_iou_thresholds=[0.5, 0.6, 0.7],"
+            f"{MODEL}.detection_head.class_agnostic_bbox_pred=true",
+            f"{MODEL}.roi_sampler.cascade_iou_thresholds",
+            "3 thresholds given; a cascade has at most 2",
+        ),
+        (
+            "trainer.optimizer_config.optimizer.type=adamw_experimental,"
+            "trainer.optimizer_config.ema.average_decay=0.9",
+            "trainer.optimizer_config.optimizer.type",
+            "adamw_experimental given, of which no moving averages",
+        ),
         ("runtime.loss_scale=fixed", "runtime.loss_scale", "accepts a number, 'dynamic' or null"),
         (
             "runtime.loss_scale=dynamic",
@@ -209,6 +226,18 @@ def test_registered_experiments_break_no_rule(name: str):
                 ("task.losses.l2_weight_decay", "-1e-4", "-0.0001 given; accepts at least 0"),
                 (f"{STEPWISE}.values", "[0.1, -0.1, 0.1]", "-0.1 given; accepts at least 0"),
                 ("runtime.task_index", "-2", "accepts at least 0, or -1"),
+                ("runtime.task_index", "1", "1 given, but distribution_strategy is mirrored"),
+                ("runtime.cluster", "slurm", "set it to multi_worker_mirrored"),
+                ("task.validation_data.is_training", "true", "validation_data has false"),
+                ("task.train_data.is_training", "false", "train_data has true"),
+                (f"{MODEL}.anchor.aspect_ratios", "[]", "no aspect ratio given"),
+                (f"{STEPWISE}.boundaries", "[]", "no boundary given"),
+                (f"{MODEL}.backbone.resnet.stem_type", "v9", "accepts v0, v1, v2"),
+                (
+                    "trainer.optimizer_config.optimizer.type",
+                    "slide",
+                    "slide given, which is but a stub",
+                ),
             )
         ),
     ],
@@ -232,7 +261,6 @@ def test_each_rule_states_the_values(overrides: str, path: str, message: str):
         f"{MODEL}.detection_head.num_convs=0",
         "runtime.mixed_precision_dtype=null",
         f"{OPTIMIZATION}.warmup.type=null",
-        f"{STEPWISE}.boundaries=[],{STEPWISE}.values=[0.1]",
         "trainer.train_epochs=12,trainer.boundary_epochs=[8, 11]",
         f"{OPTIMIZATION}.learning_rate={{type: cosine, cosine: {{initial_learning_rate: 0.1}}}}",
         "runtime.distribution_strategy=tpu,runtime.tpu=pod",

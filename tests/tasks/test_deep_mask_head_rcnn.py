@@ -57,6 +57,15 @@ def test_only_allowed_classes_train_masks(shapes):
     assert prepared["mask_valid"].numpy().tolist() == [[True, False, False, False], [False] * 4]
 
 
+def test_no_class_may_have_masks_and_a_model_of_boxes_has_none(shapes):
+    batch = {"classes": tf.constant([[1, 2, -1]]), "mask_valid": tf.constant([[True, True, False]])}
+    task = build_task(_experiment(shapes, "task.allowed_mask_class_ids=[]"))
+    assert not task._prepare(batch)["mask_valid"].numpy().any()
+    del batch["mask_valid"]
+    options = "task.allowed_mask_class_ids=[1],task.model.include_mask=false"
+    assert list(build_task(_experiment(shapes, options))._prepare(batch)) == ["classes"]
+
+
 def test_train_and_eval_on_real_records_then_eval_gives_the_same(shapes, tmp_path):
     experiment = _experiment(
         shapes,

@@ -16,7 +16,7 @@ _ALLOWED = {
     "ops": set(),
     "modeling": {"ops", "configs"},
     "data": {"ops", "configs"},
-    "evaluation": {"ops", "configs"},
+    "evaluation": {"data", "ops", "configs"},
     "tasks": {"modeling", "data", "evaluation", "ops", "configs"},
     "inference": {"tasks", "modeling", "data", "evaluation", "ops", "configs"},
     "training": {"tasks", "modeling", "data", "evaluation", "ops", "configs"},

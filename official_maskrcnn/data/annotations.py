@@ -1,6 +1,7 @@
 """One COCO annotation -> an instance that can be trusted, and the faults that it had."""
 
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ class Instance(NamedTuple):
       area: pixels, positive; of the mask as annotated.
       is_crowd: whether it stands for many objects.
       mask: {"size": [h, w], "counts": bytes}, a compressed RLE with at least one pixel; or None.
+      bbox: [x, y, width, height] in pixels as annotated, be it over the edge of the image; the
+        mask's where the annotated one is of no use.
     """
 
     category_id: int
@@ -30,6 +33,7 @@ class Instance(NamedTuple):
     area: float
     is_crowd: bool
     mask: dict[str, Any] | None
+    bbox: list[float]
 
 
 def mend_annotation(
@@ -49,14 +53,42 @@ def mend_annotation(
 
     is_crowd = _is_crowd(annotation, note)
     mask = _mask(annotation.get("segmentation"), is_crowd, height, width, note)
-    box = _box(annotation.get("bbox"), mask, height, width, note)
-    if box is None:
+    boxes = _boxes(annotation.get("bbox"), mask, height, width, note)
+    if boxes is None:
         return None, problems
+    box, bbox = boxes
     if mask is not None and not _overlap(box, _mask_box(mask)):
         note("mask_outside_bbox", Outcome.MASK_DROPPED)
         mask = None
     area = _area(annotation.get("area"), mask, box, note)
-    return Instance(annotation["category_id"], box, area, is_crowd, mask), problems
+    return Instance(annotation["category_id"], box, area, is_crowd, mask, bbox), problems
+
+
+def encode_segmentation(
+    segmentation: Any, height: int, width: int, note: _Note = lambda kind, outcome: None
+) -> dict[str, Any] | None:
+    """Compressed RLE of any segmentation that COCO files have, or None if it is of no use.
+
+    Args:
+      segmentation: polygons, or compressed or uncompressed RLE; or anything else.
+      height: of the image in pixels.
+      width: of the image in pixels.
+      note: called with the faults that are found.
+
+    Returns:
+      {"size": [height, width], "counts": bytes}, which may be without a pixel.
+    """
+    if segmentation is None:
+        note("missing_segmentation", Outcome.MASK_DROPPED)
+    elif isinstance(segmentation, list | tuple | dict) and not segmentation:
+        note("empty_segmentation", Outcome.MASK_DROPPED)
+    elif isinstance(segmentation, dict):
+        return _from_rle(segmentation, height, width, note)
+    elif isinstance(segmentation, list | tuple):
+        return _from_polygons(segmentation, height, width, note)
+    else:
+        note("invalid_segmentation", Outcome.MASK_DROPPED)
+    return None
 
 
 def _is_crowd(annotation: dict[str, Any], note: _Note) -> bool:
@@ -71,24 +103,12 @@ def _is_crowd(annotation: dict[str, Any], note: _Note) -> bool:
 def _mask(
     segmentation: Any, is_crowd: bool, height: int, width: int, note: _Note
 ) -> dict[str, Any] | None:
-    """Compressed RLE of any segmentation that COCO files have."""
-    if segmentation is None:
-        note("missing_segmentation", Outcome.MASK_DROPPED)
-        return None
-    if isinstance(segmentation, list | dict) and not segmentation:
-        note("empty_segmentation", Outcome.MASK_DROPPED)
-        return None
-    if isinstance(segmentation, dict):
-        if not is_crowd:
-            note("single_rle", Outcome.KEPT)
-        mask = _from_rle(segmentation, height, width, note)
-    elif isinstance(segmentation, list):
-        if is_crowd:
-            note("crowd_polygon", Outcome.KEPT)
-        mask = _from_polygons(segmentation, height, width, note)
-    else:
-        note("invalid_segmentation", Outcome.MASK_DROPPED)
-        return None
+    """Compressed RLE that has a pixel."""
+    if segmentation and isinstance(segmentation, dict) and not is_crowd:
+        note("single_rle", Outcome.KEPT)
+    elif segmentation and isinstance(segmentation, list | tuple) and is_crowd:
+        note("crowd_polygon", Outcome.KEPT)
+    mask = encode_segmentation(segmentation, height, width, note)
     if mask is not None and not coco_mask.area(mask):
         note("empty_mask", Outcome.MASK_DROPPED)
         return None
@@ -97,7 +117,7 @@ def _mask(
 
 def _from_rle(rle: dict[str, Any], height: int, width: int, note: _Note) -> dict[str, Any] | None:
     size, counts = rle.get("size"), rle.get("counts")
-    if size != [height, width]:
+    if size not in ([height, width], (height, width)):
         note("wrong_size_rle", Outcome.MASK_DROPPED)
         return None
     try:
@@ -108,9 +128,9 @@ def _from_rle(rle: dict[str, Any], height: int, width: int, note: _Note) -> dict
 
 
 def _from_polygons(
-    polygons: list[Any], height: int, width: int, note: _Note
+    polygons: Sequence[Any], height: int, width: int, note: _Note
 ) -> dict[str, Any] | None:
-    if not any(isinstance(polygon, list) for polygon in polygons):
+    if not any(isinstance(polygon, list | tuple) for polygon in polygons):
         note("flat_polygon", Outcome.MENDED)
         polygons = [polygons]
     faults = [_polygon_fault(polygon) for polygon in polygons]
@@ -126,7 +146,7 @@ def _from_polygons(
 
 
 def _polygon_fault(polygon: Any) -> str | None:
-    if not isinstance(polygon, list):
+    if not isinstance(polygon, list | tuple):
         return "invalid_polygon"
     if len(polygon) < 6:
         return "short_polygon"
@@ -135,18 +155,19 @@ def _polygon_fault(polygon: Any) -> str | None:
     return None if _are_finite(polygon) else "invalid_polygon"
 
 
-def _box(
+def _boxes(
     bbox: Any, mask: dict[str, Any] | None, height: int, width: int, note: _Note
-) -> tuple[float, float, float, float] | None:
+) -> tuple[tuple[float, float, float, float], list[float]] | None:
+    """An instance's `box` and `bbox`."""
     kind, box = _clip_bbox(bbox, height, width)
     if box is not None:
         if kind:
             note(kind, Outcome.MENDED)
-        return box
+        return box, list(map(float, bbox))
     assert kind is not None
     if mask is not None:
         note(kind, Outcome.MENDED)
-        return _mask_box(mask)
+        return _mask_box(mask), coco_mask.toBbox(mask).tolist()
     note(kind, Outcome.ANNOTATION_LEFT_OUT)
     return None
 
@@ -157,7 +178,7 @@ def _clip_bbox(
     """What is wrong with a bbox [x, y, width, height], and the usable box if there is one."""
     if bbox is None:
         return "missing_bbox", None
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
+    if not (isinstance(bbox, list | tuple) and len(bbox) == 4 and all(map(_is_number, bbox))):
         return "invalid_bbox", None
     if not _are_finite(bbox):
         return "nonfinite_bbox", None
@@ -196,10 +217,10 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _are_finite(values: list[Any]) -> bool:
+def _are_finite(values: Sequence[Any]) -> bool:
     # Polygons have many values, and JSON only two types of numbers.
     are_numbers = set(map(type, values)) <= {int, float} or all(map(_is_number, values))
     try:

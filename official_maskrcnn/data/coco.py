@@ -1,9 +1,12 @@
 """COCO instances in: the file with its index of images, categories and annotations."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from official_maskrcnn.data import images
@@ -13,6 +16,11 @@ from official_maskrcnn.errors import UserError
 
 _MAX_SHOWN = 5
 _TAIL_BYTES = 1 << 20  # COCO's 80 categories take 8 KB
+_LISTS = ("images", "annotations", "categories")
+_MAX_ID = 2**63 - 1
+_DIGITS = re.compile(r"[0-9]{1,18}")  # what the parser takes for a number
+
+_Key = int | str | None  # what ids are compared by
 
 
 class AnnotatedImage(NamedTuple):
@@ -61,30 +69,44 @@ class Examined(NamedTuple):
 def load_coco(path: str) -> CocoFile:
     """Reads a COCO instances file and matches annotations with images.
 
-    Ids may be numbers or texts; 7 and "7" are the same.
+    Ids may be numbers or texts; 7, 7.0, "7" and "007" are the same.
 
     Raises:
       UserError: the file cannot be read, is no JSON, lacks a list that a COCO file has, or has
         categories that cannot be told apart or that take the background's id 0.
     """
-    data = _read(path)
-    categories = _categories(data, path)
+    data = read_json_object(path)
+    require_lists(data, path)
+    return match(data, category_names(data, path))
+
+
+def match(data: dict[str, Any], categories: dict[int, str], need_files: bool = True) -> CocoFile:
+    """Matches annotations with images.
+
+    Args:
+      data: the three lists of a COCO file; their entries are changed: ids become integers where
+        they stand for one.
+      categories: `category_names` of them.
+      need_files: whether an image without a file name is left out.
+    """
     faults = FaultReport()
-    found: dict[str, AnnotatedImage] = {}
+    found: dict[_Key, AnnotatedImage] = {}
     for position, entry in enumerate(data["images"]):
-        kind = _image_entry_fault(entry, found)
+        kind = _image_entry_fault(entry, found, need_files)
         if kind:
             faults.add([Fault(kind, Outcome.IMAGE_LEFT_OUT, _name(entry, position))])
         else:
-            found[str(entry["id"])] = AnnotatedImage(entry, [])
-    seen: dict[str, dict[str, Any]] = {}
+            if isinstance(entry["id"], float):
+                entry["id"] = int(entry["id"])
+            found[_id_key(entry["id"])] = AnnotatedImage(entry, [])
+    seen: dict[_Key, dict[str, Any]] = {}
     for position, annotation in enumerate(data["annotations"]):
         problems = _match_faults(annotation, found, categories, seen)
         name = _name(annotation, position)
         faults.add(Fault(kind, outcome, name) for kind, outcome in problems)
         if all(outcome != Outcome.ANNOTATION_LEFT_OUT for _, outcome in problems):
             annotation.setdefault("id", name)
-            found[str(annotation["image_id"])].annotations.append(annotation)
+            found[_id_key(annotation["image_id"])].annotations.append(annotation)
     return CocoFile(list(found.values()), categories, len(data["annotations"]), faults)
 
 
@@ -94,7 +116,11 @@ def read_categories(path: str) -> dict[int, str]:
     Raises:
       UserError: as `load_coco`.
     """
-    return _categories(_categories_at_end(path) or _read(path), path)
+    data = _categories_at_end(path)
+    if data is None or any(number < 1 for number in _category_ids(data["categories"])):
+        data = read_json_object(path)  # for whether an annotation has that id
+        require_lists(data, path)
+    return category_names(data, path)
 
 
 def _categories_at_end(path: str) -> dict[str, Any] | None:
@@ -149,32 +175,57 @@ def examine(image: AnnotatedImage, image_dir: str | None) -> Examined | list[Fau
     return Examined(stored, *size, instances, faults)
 
 
-def _read(path: str) -> dict[str, Any]:
-    """The JSON object, with the three lists that a COCO file has."""
+def read_json_object(path: str) -> dict[str, Any]:
+    """The content of a local COCO file, or of one at a URL.
+
+    Raises:
+      UserError: it cannot be read, or is no JSON object.
+    """
     try:
-        with open(path, "rb") as file:
-            data = json.load(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        with _open(path) as file:
+            data = json.loads(file.read())  # of bytes, so that a byte order mark is understood
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
-    lists = ("images", "annotations", "categories")
+    except Exception as error:  # remote file systems have errors of their own
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read: {reason}") from error
     if not isinstance(data, dict):
         raise UserError(
             f"{path} is not a COCO instances file: expected an object with the lists "
-            f"{', '.join(lists)}, found a {type(data).__name__}"
-        )
-    missing = [name for name in lists if not isinstance(data.get(name), list)]
-    if missing:
-        keys = ", ".join(list(data)[:10]) or "nothing"
-        raise UserError(
-            f"{path} is not a COCO instances file: it has no list {' and no list '.join(missing)} "
-            f"(found: {keys})"
+            f"{', '.join(_LISTS)}, found a {type(data).__name__}"
         )
     return data
 
 
-def _categories(data: dict[str, Any], path: str) -> dict[int, str]:
+def _open(path: str) -> Any:
+    if "://" in path:
+        import tensorflow as tf  # takes seconds: only where it is needed
+
+        return tf.io.gfile.GFile(path, "rb")
+    return open(path, "rb")
+
+
+def require_lists(data: Mapping[str, Any], name: str) -> None:
+    """Sees to it that the three lists of a COCO file are there.
+
+    Raises:
+      UserError: they are not; it tells the name.
+    """
+    missing = [key for key in _LISTS if not isinstance(data.get(key), list)]
+    if missing:
+        keys = ", ".join(list(data)[:10]) or "nothing"
+        raise UserError(
+            f"{name} is not a COCO instances file: it has no list {' and no list '.join(missing)} "
+            f"(found: {keys})"
+        )
+
+
+def category_names(data: Mapping[str, Any], name: str) -> dict[int, str]:
+    """Names of a COCO file's categories by id, in ascending order of the ids.
+
+    Raises:
+      UserError: as `load_coco`; it tells the name.
+    """
     used = {as_int(a.get("category_id")) for a in data["annotations"] if isinstance(a, dict)}
     names: dict[int, str] = {}
     problems = []
@@ -193,45 +244,52 @@ def _categories(data: dict[str, Any], path: str) -> dict[int, str]:
         problems.append("there are none")
     if problems:
         more = ["..."] if len(problems) > _MAX_SHOWN else []
-        raise UserError(f"{path}: categories: {'; '.join(problems[:_MAX_SHOWN] + more)}")
+        raise UserError(f"{name}: categories: {'; '.join(problems[:_MAX_SHOWN] + more)}")
     return dict(sorted(names.items()))
 
 
-def _image_entry_fault(entry: Any, found: dict[str, AnnotatedImage]) -> str | None:
-    is_usable = (
-        isinstance(entry, dict)
-        and _is_id(entry.get("id"))
-        and isinstance(entry.get("file_name"), str)
-        and entry["file_name"]
-    )
-    if not is_usable:
+def _category_ids(entries: Sequence[Any]) -> Iterator[int]:
+    """Those that are integers."""
+    for entry in entries:
+        number = as_int(entry.get("id")) if isinstance(entry, dict) else None
+        if number is not None:
+            yield number
+
+
+def _image_entry_fault(
+    entry: Any, found: Mapping[_Key, AnnotatedImage], need_file: bool
+) -> str | None:
+    if not isinstance(entry, dict) or (key := _id_key(entry.get("id"))) is None:
         return "invalid_image_entry"
-    return "duplicate_image_id" if str(entry["id"]) in found else None
+    file_name = entry.get("file_name")
+    if need_file and not (isinstance(file_name, str) and file_name):
+        return "invalid_image_entry"
+    return "duplicate_image_id" if key in found else None
 
 
 def _match_faults(
     annotation: Any,
-    found: dict[str, AnnotatedImage],
-    categories: dict[int, str],
-    seen: dict[str, dict[str, Any]],
+    found: Mapping[_Key, AnnotatedImage],
+    categories: Mapping[int, str],
+    seen: dict[_Key, dict[str, Any]],
 ) -> list[Problem]:
     """What keeps an annotation from an image; fills `seen`, and makes its category_id an int."""
     left_out = Outcome.ANNOTATION_LEFT_OUT
     if not isinstance(annotation, dict):
         return [("invalid_annotation", left_out)]
+    annotation["category_id"] = as_int(annotation.get("category_id"))
     problems = []
-    if not _is_id(annotation.get("id")):
+    if (key := _id_key(annotation.get("id"))) is None:
         annotation.pop("id", None)
         problems.append(("missing_annotation_id", Outcome.MENDED))
     else:
-        first = seen.setdefault(str(annotation["id"]), annotation)
+        first = seen.setdefault(key, annotation)
         if first is not annotation:
             if first == annotation:
                 return [("duplicate_annotation_id", left_out)]
             problems.append(("duplicate_annotation_id", Outcome.KEPT))
-    if str(annotation.get("image_id")) not in found:
+    if _id_key(annotation.get("image_id")) not in found:
         return [*problems, ("unknown_image", left_out)]
-    annotation["category_id"] = as_int(annotation.get("category_id"))
     if annotation["category_id"] not in categories:
         return [*problems, ("unknown_category", left_out)]
     return problems
@@ -239,7 +297,7 @@ def _match_faults(
 
 def _name(entry: Any, position: int) -> int | str:
     """The id of an entry, or its position in the file."""
-    if isinstance(entry, dict) and _is_id(entry.get("id")):
+    if isinstance(entry, dict) and _id_key(entry.get("id")) is not None:
         return entry["id"]
     return f"#{position}"
 
@@ -249,14 +307,39 @@ def _said_size(entry: dict[str, Any]) -> tuple[int, int] | None:
     return (height, width) if height and width and min(height, width) > 0 else None
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
+def image_number(value: Any) -> int | None:
+    """The number that the parser gives an image of that id; None if it is none.
+
+    An integer of at most 18 digits stands for itself, as float or text too; all else is hashed.
+    Numbers beyond 63 bits are no ids.
+    """
+    key = _id_key(value)
+    return _hashed(key) if isinstance(key, str) else key
+
+
+def _id_key(value: Any) -> _Key:
+    """The integer that the parser makes of an id, or else its text; None for what is no id."""
+    if isinstance(value, str):
+        return int(value) if _DIGITS.fullmatch(value) else value or None
+    number = as_int(value)
+    if number is None or abs(number) > _MAX_ID:
+        return None
+    return number if 0 <= number < 10**18 else str(number)
+
+
+@functools.lru_cache(1 << 20)
+def _hashed(text: str) -> int:
+    from official_maskrcnn.data import records  # loads TensorFlow
+
+    return int(records.source_id_to_int(text.encode(errors="surrogateescape"), b""))
 
 
 def as_int(value: Any) -> int | None:
     """Integers, and floats and texts that stand for one; None for all else."""
     if isinstance(value, bool):
         return None
+    if isinstance(value, int):
+        return value
     try:
         number = int(value)
         return number if number == float(value) else None

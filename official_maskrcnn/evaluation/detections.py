@@ -12,9 +12,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from official_maskrcnn.data.annotations import encode_segmentation
+from official_maskrcnn.data.coco import as_int, image_number
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import pasting
-from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, segmentation_to_rle
+from official_maskrcnn.evaluation.ground_truth import GroundTruth
 
 _MAX_ID = 2**63 - 1
 _MAX_SHOWN = 200  # characters of a faulty result
@@ -138,7 +140,8 @@ class _Result(NamedTuple):
         """
         if not isinstance(entry, Mapping):
             raise UserError(f"result {place} is no object: {str(entry)[:_MAX_SHOWN]}")
-        image_id, category_id = as_id(entry.get("image_id")), as_id(entry.get("category_id"))
+        image_id = image_number(entry.get("image_id"))
+        category_id = as_int(entry.get("category_id"))
         score, box = _as_float(entry.get("score")), entry.get("bbox")
         numbers = [_as_float(value) for value in box] if isinstance(box, Collection) else []
         own_box = [value for value in numbers if value is not None]
@@ -150,8 +153,9 @@ class _Result(NamedTuple):
             or (box is not None and not len(own_box) == len(numbers) == 4)
         ):
             raise UserError(
-                f"result {place} needs an image_id, a category_id and a score, which are numbers, "
-                f"and a bbox of four numbers or none; got {str(dict(entry))[:_MAX_SHOWN]}"
+                f"result {place} needs an image_id, a category_id and a score that are numbers "
+                f"(image_ids may be texts too), and a bbox of four numbers or none; got "
+                f"{str(dict(entry))[:_MAX_SHOWN]}"
             )
         return cls(place, image_id, category_id, score, own_box or None, entry.get("segmentation"))
 
@@ -294,7 +298,7 @@ class DetectionStore:
         image_boxes: list[Any] = []
         masks: list[bytes] = []
         for result in results:
-            rle = segmentation_to_rle(result.segmentation, height, width)
+            rle = encode_segmentation(result.segmentation, height, width)
             if rle is None and (include_mask or result.box is None):
                 what = "mask" if include_mask else "bbox, and no mask"
                 raise UserError(

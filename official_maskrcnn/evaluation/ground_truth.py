@@ -3,20 +3,18 @@
 import collections
 import dataclasses
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
+from official_maskrcnn.data import coco
+from official_maskrcnn.data.annotations import Instance
+from official_maskrcnn.data.faults import FaultReport, Outcome
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import read_json
-from official_maskrcnn.ops import rle
 
 _logger = logging.getLogger(__name__)
-_MAX_IDS_SHOWN = 5
+# What changes which objects there are to find. All else `data check` tells.
+_COSTLY = (Outcome.MASK_DROPPED, Outcome.ANNOTATION_LEFT_OUT, Outcome.IMAGE_LEFT_OUT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,8 @@ class GroundTruth:
     """What detections are compared with.
 
     Attributes:
-      image_sizes: (height, width) in pixels by image id, in ascending order of the ids.
+      image_sizes: (height, width) in pixels by image id (`coco.image_number`), in ascending order
+        of the ids.
       categories: unique display names by category id, in ascending order of the ids.
       annotations: COCO annotations {id, image_id, category_id, bbox [x, y, width, height], area,
         iscrowd, segmentation}; ids count from 1, as COCO's matching takes id 0 for "no match";
@@ -36,157 +35,87 @@ class GroundTruth:
     annotations: Sequence[dict[str, Any]]
 
 
-def load_ground_truth(source: Mapping[str, Any] | str | os.PathLike[str]) -> GroundTruth:
+def load_ground_truth(
+    source: Mapping[str, Any] | str | os.PathLike[str], image_dir: str | None = None
+) -> GroundTruth:
     """Reads a COCO dict or annotation file.
 
-    Missing `iscrowd` counts as 0; missing `area` and `bbox` are taken from the mask. Annotations
-    without a usable mask keep their box. What cannot be used at all (unknown image or category,
-    neither box nor mask) is left out. Both are counted in the log.
+    Images and annotations are matched and mended as for the training, but boxes stay as they are
+    where they reach over the edge, as in pycocotools. What is left out is counted in the log, and
+    so are annotations without a usable mask, which count in box AP only.
 
     Args:
-      source: {"images", "annotations", "categories"}, or the path of a JSON file.
+      source: {"images", "annotations", "categories"}, or the path of a JSON file. Without
+        categories there are those of the annotations. Images need no file name, but a size.
+      image_dir: where images that lack a size are looked at for it.
 
     Raises:
-      UserError: the file cannot be read or is not a COCO file, or images have no usable id or size.
+      UserError: the file cannot be read or is not a COCO file, no image has a usable id and size,
+        or categories cannot be told apart.
     """
-    dataset = source if isinstance(source, Mapping) else read_json(source)
-    name = "ground truth" if isinstance(source, Mapping) else os.fspath(source)
-    if not isinstance(dataset, Mapping) or not isinstance(dataset.get("images"), Sequence):
-        raise UserError(f"{name}: not a COCO annotation file, it has no list of images")
-    annotations = dataset.get("annotations") or []
-    image_sizes = _image_sizes(dataset["images"], name)
-    categories = _category_names(dataset.get("categories") or [], annotations)
+    if isinstance(source, Mapping):
+        name = "ground truth"
+        data = {key: _copied(entries) for key, entries in source.items()}
+    else:
+        name = os.fspath(source)
+        data = coco.read_json_object(name)
+    data = {"annotations": [], "categories": []} | data
+    coco.require_lists(data, name)
+    file = coco.match(data, _category_names(data, name), need_files=False)
 
-    kept: list[dict[str, Any]] = []
-    faults: collections.Counter[str] = collections.Counter()
-    for annotation in annotations:
-        image_id = as_id(annotation.get("image_id"))
-        if image_id not in image_sizes:
-            faults["left out: their image is not in the file"] += 1
-        elif annotation.get("category_id") not in categories:
-            faults["left out: their category is not in the file"] += 1
-        elif (mended := _mend(annotation, image_sizes[image_id])) is None:
-            faults["left out: neither a box nor a mask"] += 1
-        else:
-            if mended["segmentation"] is None:
-                faults["without a usable mask: they count in box AP only"] += 1
-            kept.append(mended | {"id": len(kept) + 1, "image_id": image_id})
-    for fault, count in faults.items():
-        _logger.warning("%s: %d of %d annotations %s", name, count, len(annotations), fault)
-    return GroundTruth(image_sizes, categories, kept)
-
-
-def segmentation_to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    """COCO polygons, or compressed or uncompressed RLE, as compressed RLE.
-
-    Polygons of fewer than three points or with an odd number of coordinates are left out.
-
-    Returns:
-      {"size": [height, width], "counts": bytes}, or None if nothing is left, or the RLE is of
-      another size or damaged.
-    """
-    if isinstance(segmentation, Mapping):
-        if segmentation.get("size") not in ([height, width], (height, width)):
-            return None
-        try:
-            return rle.compressed(segmentation.get("counts"), height, width)
-        except ValueError:
-            return None
-    if isinstance(segmentation, Sequence) and not isinstance(segmentation, str):
-        polygons = [polygon for polygon in segmentation if _is_polygon(polygon)]
-        if polygons:
-            return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return None
-
-
-def as_id(value: Any) -> int | None:
-    """An image id as an integer; numbers given as text are accepted, None if it is not a number."""
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _image_sizes(images: Sequence[Mapping[str, Any]], name: str) -> dict[int, tuple[int, int]]:
-    bad_ids = [image.get("id") for image in images if as_id(image.get("id")) is None]
-    no_size = [
-        image.get("id")
-        for image in images
-        if not all(_is_positive(image.get(side)) for side in ("height", "width"))
-    ]
-    faults = []
-    if bad_ids:
-        faults.append(f"{len(bad_ids)} images have an id that is not a number: {_shown(bad_ids)}")
-    if no_size:
-        faults.append(f"{len(no_size)} images have no height and width: ids {_shown(no_size)}")
+    image_sizes: dict[int, tuple[int, int]] = {}
+    annotations: list[dict[str, Any]] = []
+    faults = FaultReport()
+    faults.add(fault for fault in file.faults if fault.outcome in _COSTLY)
+    for image in file.images:
+        examined = coco.examine(image, None)
+        if not isinstance(examined, coco.Examined) and image_dir and image.entry.get("file_name"):
+            examined = coco.examine(image, image_dir)
+        found = examined.faults if isinstance(examined, coco.Examined) else examined
+        faults.add(fault for fault in found if fault.outcome in _COSTLY)
+        if isinstance(examined, coco.Examined):
+            image_id = coco.image_number(image.entry["id"])
+            assert image_id is not None
+            image_sizes[image_id] = examined.height, examined.width
+            for instance in examined.instances:
+                annotations.append(_annotation(instance, len(annotations) + 1, image_id))
+    if data["images"] and not image_sizes:
+        raise UserError(f"{name} has no image with an id, a height and a width: {faults.summary()}")
     if faults:
-        raise UserError("\n".join(f"{name}: {fault}" for fault in faults))
-    sizes = {int(image["id"]): (int(image["height"]), int(image["width"])) for image in images}
-    return dict(sorted(sizes.items()))
+        _logger.warning("%s: %s", name, faults.summary())
+    return GroundTruth(dict(sorted(image_sizes.items())), _told_apart(file.categories), annotations)
 
 
-def _category_names(
-    categories: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]
-) -> dict[int, str]:
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    if not names:  # a file of annotations only
-        ids = {a["category_id"] for a in annotations if a.get("category_id") is not None}
-        names = {category_id: str(category_id) for category_id in ids}
+def _copied(entries: Any) -> Any:
+    """Entries that matching may change."""
+    if not isinstance(entries, list | tuple):
+        return entries
+    return [dict(entry) if isinstance(entry, Mapping) else entry for entry in entries]
+
+
+def _category_names(data: dict[str, Any], name: str) -> dict[int, str]:
+    if not data["categories"]:
+        entries = [entry for entry in data["annotations"] if isinstance(entry, Mapping)]
+        ids = {coco.as_int(entry.get("category_id")) for entry in entries} - {None}
+        data["categories"] = [{"id": category_id} for category_id in ids]
+    return coco.category_names(data, name) if data["categories"] else {}
+
+
+def _told_apart(names: Mapping[int, str]) -> dict[int, str]:
     uses = collections.Counter(names.values())
     return {
         category_id: name if uses[name] == 1 else f"{name} ({category_id})"
-        for category_id, name in sorted(names.items())
+        for category_id, name in names.items()
     }
 
 
-def _mend(annotation: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any] | None:
-    """The annotation with all of COCO's keys except ids; None if it says not where it is."""
-    segmentation = segmentation_to_rle(annotation.get("segmentation"), *image_size)
-    mask_area = 0 if segmentation is None else int(coco_mask.area(segmentation))
-    if mask_area == 0:
-        segmentation = None
-    box: Any = annotation.get("bbox")
-    if not _is_box(box):
-        if segmentation is None:
-            return None
-        box = coco_mask.toBbox(segmentation).tolist()
-    area = annotation.get("area")
-    if not isinstance(area, int | float) or not math.isfinite(area):
-        area = mask_area or box[2] * box[3]
+def _annotation(instance: Instance, annotation_id: int, image_id: int) -> dict[str, Any]:
     return {
-        "category_id": annotation["category_id"],
-        "bbox": [float(value) for value in box],
-        "area": float(area),
-        "iscrowd": int(bool(annotation.get("iscrowd", 0))),
-        "segmentation": segmentation,
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": instance.category_id,
+        "bbox": instance.bbox,
+        "area": instance.area,
+        "iscrowd": int(instance.is_crowd),
+        "segmentation": instance.mask,
     }
-
-
-def _is_polygon(polygon: Any) -> bool:
-    return (
-        isinstance(polygon, Sequence)
-        and len(polygon) >= 6
-        and len(polygon) % 2 == 0
-        and _are_numbers(polygon)
-    )
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, Sequence) and len(box) == 4 and _are_numbers(box)
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    try:
-        array = np.asarray(values)
-    except ValueError:  # lists of different lengths
-        return False
-    return array.ndim == 1 and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
-
-
-def _shown(ids: Sequence[Any]) -> str:
-    text = ", ".join(str(image_id) for image_id in ids[:_MAX_IDS_SHOWN])
-    return text + (", ..." if len(ids) > _MAX_IDS_SHOWN else "")

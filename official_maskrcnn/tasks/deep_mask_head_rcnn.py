@@ -275,7 +275,7 @@ class MaskRCNNTask:
         if path:
             if not tf.io.gfile.exists(path):
                 raise UserError(f"task.annotation_file: {path} does not exist")
-            return load_ground_truth(path)
+            return load_ground_truth(path, data.image_dir)
         logging.info("no annotation file: ground truth is read from the validation records")
         return load_ground_truth(
             records.read_ground_truth(

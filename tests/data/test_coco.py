@@ -182,6 +182,28 @@ def test_annotation_ids(tmp_path):
     assert faults.ids("invalid_annotation", LEFT_OUT) == ["#4", "#5"]
 
 
+def test_ids_are_compared_by_what_they_stand_for(tmp_path):
+    images = [_entry(1.0, "a.jpg"), _entry("001", "b.jpg"), _entry("2008_000008", "c.jpg")]
+    images += [_entry(-5, "d.jpg"), _entry(2**53 + 1, "e.jpg"), _entry(2**63, "f.jpg")]
+    ids = ["1", 1.0, "001", "2008_000008", -5.0, "-5", 2**53 + 1, 2008000008, 2**63]
+    entries = [annotation(float(i), image_id=image_id) for i, image_id in enumerate(ids)]
+    _, path = write_coco(tmp_path, entries, images)
+    file = coco.load_coco(path)
+    assert [image.entry["id"] for image in file.images] == [1, "2008_000008", -5, 2**53 + 1]
+    assert str(file.images[0].entry["id"]) == "1"  # as records have it
+    assert [len(image.annotations) for image in file.images] == [3, 1, 2, 1]
+    assert file.faults.ids("duplicate_image_id") == ["001"]
+    assert file.faults.ids("invalid_image_entry") == ["#5"]
+    assert file.faults.ids("unknown_image") == [7.0, 8.0]
+
+
+def test_the_same_annotation_twice_may_have_its_category_as_text(tmp_path):
+    twice = [annotation(1, category_id="3"), annotation(1, category_id="3")]
+    instances, faults = _examine(tmp_path, twice)
+    assert len(instances) == 1
+    assert faults.ids("duplicate_annotation_id", LEFT_OUT) == [1]
+
+
 def _entry(image_id, name, height=HEIGHT, width=WIDTH, **more) -> dict:
     return {"id": image_id, "file_name": name, "height": height, "width": width, **more}
 
@@ -286,14 +308,16 @@ def test_no_such_file(tmp_path):
 )
 def test_unusable_categories(tmp_path, categories, message):
     _, path = write_coco(tmp_path, [annotation(category_id=0)], categories=categories)
-    with pytest.raises(UserError, match=message):
-        coco.load_coco(path)
+    for read in (coco.load_coco, coco.read_categories):
+        with pytest.raises(UserError, match=message):
+            read(path)
 
 
 def test_unused_category_0_is_left_out(tmp_path):
     categories = [{"id": 0, "name": "animals"}, *CATEGORIES]
     _, path = write_coco(tmp_path, [annotation()], categories=categories)
     assert coco.load_coco(path).categories == {1: "cat", 3: "dog"}
+    assert coco.read_categories(path) == {1: "cat", 3: "dog"}
 
 
 def _json_values() -> st.SearchStrategy:

@@ -19,12 +19,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data import parallel
+from official_maskrcnn.data.coco import image_number
 from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.data.parser import preprocess_image
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import CocoEvaluator
 from official_maskrcnn.evaluation.files import read_json
-from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, load_ground_truth
+from official_maskrcnn.evaluation.ground_truth import GroundTruth, load_ground_truth
 from official_maskrcnn.inference import images as image_files
 from official_maskrcnn.inference.detections import Detections, from_outputs
 from official_maskrcnn.inference.export import runner
@@ -242,7 +243,7 @@ def _readable(
 
 def _ground_truth_of(images: Sequence[ImageFile], annotations: str) -> GroundTruth:
     whole = load_ground_truth(annotations)
-    ids = {as_id(image.id) for image in images}
+    ids = {image_number(image.id) for image in images}
     return GroundTruth(
         {image_id: size for image_id, size in whole.image_sizes.items() if image_id in ids},
         whole.categories,

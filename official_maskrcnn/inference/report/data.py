@@ -6,9 +6,10 @@ import os
 import tensorflow as tf
 
 from official_maskrcnn.configs.experiment import ExperimentConfig
+from official_maskrcnn.data.coco import image_number
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.files import read_json
-from official_maskrcnn.evaluation.ground_truth import GroundTruth, as_id, load_ground_truth
+from official_maskrcnn.evaluation.ground_truth import GroundTruth, load_ground_truth
 from official_maskrcnn.inference.image_list import ImageFile, find_images
 from official_maskrcnn.tasks.model_dir import RECORD
 
@@ -43,8 +44,8 @@ def load_data(annotation_file: str, image_dir: str | None, limit: int | None) ->
     Raises:
       UserError: the file is no COCO file, or none of its images is there.
     """
-    files = {as_id(image.id): image for image in find_images(annotation_file, image_dir)}
-    whole = load_ground_truth(annotation_file)
+    files = {image_number(image.id): image for image in find_images(annotation_file, image_dir)}
+    whole = load_ground_truth(annotation_file, image_dir or os.path.dirname(annotation_file))
     chosen = {i: size for i, size in list(whole.image_sizes.items())[:limit] if i in files}
     annotations = [a for a in whole.annotations if a["image_id"] in chosen]
     ground_truth = GroundTruth(chosen, whole.categories, annotations)

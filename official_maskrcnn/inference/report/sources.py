@@ -6,10 +6,10 @@ import pathlib
 from typing import Any
 
 from official_maskrcnn.configs.experiment import ExperimentConfig
+from official_maskrcnn.data.coco import image_number
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.detections import DetectionStore
 from official_maskrcnn.evaluation.files import read_json
-from official_maskrcnn.evaluation.ground_truth import as_id
 from official_maskrcnn.inference.journal import Journal
 from official_maskrcnn.inference.prediction_files import Options, predict_files
 from official_maskrcnn.inference.predictor import Predictor
@@ -93,7 +93,7 @@ def detect(source: Source, data: ReportData, work: pathlib.Path, batch_size: int
         results = read_json(source.results)
         if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
             raise UserError(f"{source.results}: not a file of COCO results, which is a list")
-        results = [r for r in results if as_id(r.get("image_id")) not in data.left_out]
+        results = [r for r in results if image_number(r.get("image_id")) not in data.left_out]
         has_masks = not results or any(result.get("segmentation") for result in results)
         try:
             store.add_results(data.ground_truth, results, has_masks)

@@ -209,7 +209,8 @@ def read_ground_truth(
     """COCO ground truth out of records; images are read one at a time and not kept.
 
     Crowds and images without instances are part of it. An instance without a mask has no
-    "segmentation". Categories are those that occur.
+    "segmentation". Categories are those that occur. Of an image that several records have, the
+    first one counts.
 
     Args:
       patterns: as for `expand_patterns`.
@@ -239,10 +240,16 @@ def read_ground_truth(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     names: dict[int, str] = {}
+    seen: set[int] = set()
+    repeated = 0
     for _, example in parallel.track(examples, None, "Reading ground truth", progress):
         record = parse_record(example)
         source_id = tf.constant(b"" if regenerate_source_id else record.source_id)
         own_id = int(source_id_to_int(source_id, tf.constant(record.encoded)))
+        if own_id in seen:
+            repeated += 1
+            continue
+        seen.add(own_id)
         images.append(
             {
                 "id": own_id,
@@ -256,7 +263,9 @@ def read_ground_truth(
             names[category_id] = text or names.get(category_id) or str(category_id)
             annotation = _annotation(record, i)
             annotations.append({"id": len(annotations) + 1, "image_id": own_id, **annotation})
-    categories = [{"id": i, "name": names[i]} for i in sorted(names)]
+    if repeated:
+        logging.warning("%d records of an image that was there before: left out", repeated)
+    categories = [{"id": i, "name": names[i]} for i in sorted(names) if i > 0]  # 0: background
     return {"images": images, "annotations": annotations, "categories": categories}
 
 

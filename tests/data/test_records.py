@@ -143,6 +143,22 @@ def test_ids_are_those_of_the_batches(tmp_path: pathlib.Path):
     assert regenerated[1]["id"] == images[1]["id"]
 
 
+def test_an_image_counts_once(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    example = make_example(_IMAGE, [[2, 3, 12, 13]], [7], source_id="5")
+    other = make_example(_IMAGE, [[2, 3, 12, 13]], [7], source_id="6")
+    again = make_example(_IMAGE, [[2, 3, 12, 13]], [7], source_id="0005")
+    truth = _read(tmp_path, example, other, example, again)
+    assert [image["id"] for image in truth["images"]] == [5, 6]
+    assert [annotation["image_id"] for annotation in truth["annotations"]] == [5, 6]
+    assert "2 records of an image that was there before: left out" in caplog.text
+
+
+def test_the_background_is_no_category(tmp_path: pathlib.Path):
+    truth = _read(tmp_path, make_example(_IMAGE, [[2, 3, 12, 13], [1, 1, 5, 5]], [7, 0]))
+    assert truth["categories"] == [{"id": 7, "name": "7"}]
+    assert [a["category_id"] for a in load_ground_truth(truth).annotations] == [7]
+
+
 def test_damaged_files_are_named(tmp_path: pathlib.Path):
     (path,) = write_records(tmp_path, [make_example(_IMAGE)] * 2)
     whole = pathlib.Path(path).read_bytes()

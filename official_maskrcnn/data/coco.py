@@ -331,7 +331,7 @@ def _id_key(value: Any) -> _Key:
 def _hashed(text: str) -> int:
     from official_maskrcnn.data import records  # loads TensorFlow
 
-    return int(records.source_id_to_int(text.encode(errors="surrogateescape"), b""))
+    return int(records.source_id_to_int(text.encode(errors="surrogatepass"), b""))
 
 
 def as_int(value: Any) -> int | None:

@@ -238,10 +238,10 @@ def read_ground_truth(
 
     examples = read_examples(expand_patterns(patterns), note)
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    names: dict[int, str] = {}
     seen: set[int] = set()
     repeated = 0
+    annotations: list[dict[str, Any]] = []
+    names: dict[int, str] = {}
     for _, example in parallel.track(examples, None, "Reading ground truth", progress):
         record = parse_record(example)
         source_id = tf.constant(b"" if regenerate_source_id else record.source_id)

@@ -8,8 +8,10 @@ import tensorflow as tf
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data import records
+from official_maskrcnn.data.converters.coco import convert_coco
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.ground_truth import load_ground_truth
+from tests.data.coco_files import annotation, write_coco, write_image
 from tests.data.example_records import make_example, png, write_records
 
 _IMAGE = np.full([20, 30, 3], 90, np.uint8)
@@ -141,6 +143,25 @@ def test_ids_are_those_of_the_batches(tmp_path: pathlib.Path):
     regenerated = _read(tmp_path, named, nameless, regenerate_source_id=True)["images"]
     assert regenerated[0]["id"] != images[0]["id"]
     assert regenerated[1]["id"] == images[1]["id"]
+
+
+def test_ids_are_those_of_the_annotation_file(tmp_path: pathlib.Path):
+    ids = [3, 7.0, "0012", "2008_000008", -5, 10**18, "cat.jpg"]
+    entries = [{"id": i, "file_name": "1.png", "height": 20, "width": 30} for i in ids]
+    entries += [{**entries[2], "id": 12}]  # there already
+    image_dir, path = write_coco(tmp_path, [annotation(i, image_id=i) for i in ids], entries)
+    write_image(tmp_path / "images" / "1.png", 20, 30)
+    convert_coco(image_dir, path, str(tmp_path / "out"), 1, progress=False)
+    converted = load_ground_truth(
+        records.read_ground_truth(str(tmp_path / "out-*"), progress=False)
+    )
+    annotated = load_ground_truth(path)
+    assert list(converted.image_sizes) == list(annotated.image_sizes)
+    assert len(annotated.image_sizes) == len(ids)
+    with_instances = [
+        sorted(a["image_id"] for a in truth.annotations) for truth in (converted, annotated)
+    ]
+    assert with_instances == [list(annotated.image_sizes)] * 2
 
 
 def test_an_image_counts_once(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):

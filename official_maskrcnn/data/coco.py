@@ -1,26 +1,21 @@
 """COCO instances in: the file with its index of images, categories and annotations."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from official_maskrcnn.data import images
 from official_maskrcnn.data.annotations import Instance, Problem, mend_annotation
 from official_maskrcnn.data.faults import Fault, FaultReport, Outcome
+from official_maskrcnn.data.ids import IdKey, as_int, id_key
 from official_maskrcnn.errors import UserError
 
 _MAX_SHOWN = 5
 _TAIL_BYTES = 1 << 20  # COCO's 80 categories take 8 KB
 _LISTS = ("images", "annotations", "categories")
-_MAX_ID = 2**63 - 1
-_DIGITS = re.compile(r"[0-9]{1,18}")  # what the parser takes for a number
-
-_Key = int | str | None  # what ids are compared by
 
 
 class AnnotatedImage(NamedTuple):
@@ -90,7 +85,7 @@ def match(data: dict[str, Any], categories: dict[int, str], need_files: bool = T
       need_files: whether an image without a file name is left out.
     """
     faults = FaultReport()
-    found: dict[_Key, AnnotatedImage] = {}
+    found: dict[IdKey, AnnotatedImage] = {}
     for position, entry in enumerate(data["images"]):
         kind = _image_entry_fault(entry, found, need_files)
         if kind:
@@ -98,15 +93,15 @@ def match(data: dict[str, Any], categories: dict[int, str], need_files: bool = T
         else:
             if isinstance(entry["id"], float):
                 entry["id"] = int(entry["id"])
-            found[_id_key(entry["id"])] = AnnotatedImage(entry, [])
-    seen: dict[_Key, dict[str, Any]] = {}
+            found[id_key(entry["id"])] = AnnotatedImage(entry, [])
+    seen: dict[IdKey, dict[str, Any]] = {}
     for position, annotation in enumerate(data["annotations"]):
         problems = _match_faults(annotation, found, categories, seen)
         name = _name(annotation, position)
         faults.add(Fault(kind, outcome, name) for kind, outcome in problems)
         if all(outcome != Outcome.ANNOTATION_LEFT_OUT for _, outcome in problems):
             annotation.setdefault("id", name)
-            found[_id_key(annotation["image_id"])].annotations.append(annotation)
+            found[id_key(annotation["image_id"])].annotations.append(annotation)
     return CocoFile(list(found.values()), categories, len(data["annotations"]), faults)
 
 
@@ -257,9 +252,9 @@ def _category_ids(entries: Sequence[Any]) -> Iterator[int]:
 
 
 def _image_entry_fault(
-    entry: Any, found: Mapping[_Key, AnnotatedImage], need_file: bool
+    entry: Any, found: Mapping[IdKey, AnnotatedImage], need_file: bool
 ) -> str | None:
-    if not isinstance(entry, dict) or (key := _id_key(entry.get("id"))) is None:
+    if not isinstance(entry, dict) or (key := id_key(entry.get("id"))) is None:
         return "invalid_image_entry"
     file_name = entry.get("file_name")
     if need_file and not (isinstance(file_name, str) and file_name):
@@ -269,9 +264,9 @@ def _image_entry_fault(
 
 def _match_faults(
     annotation: Any,
-    found: Mapping[_Key, AnnotatedImage],
+    found: Mapping[IdKey, AnnotatedImage],
     categories: Mapping[int, str],
-    seen: dict[_Key, dict[str, Any]],
+    seen: dict[IdKey, dict[str, Any]],
 ) -> list[Problem]:
     """What keeps an annotation from an image; fills `seen`, and makes its category_id an int."""
     left_out = Outcome.ANNOTATION_LEFT_OUT
@@ -279,7 +274,7 @@ def _match_faults(
         return [("invalid_annotation", left_out)]
     annotation["category_id"] = as_int(annotation.get("category_id"))
     problems = []
-    if (key := _id_key(annotation.get("id"))) is None:
+    if (key := id_key(annotation.get("id"))) is None:
         annotation.pop("id", None)
         problems.append(("missing_annotation_id", Outcome.MENDED))
     else:
@@ -288,7 +283,7 @@ def _match_faults(
             if first == annotation:
                 return [("duplicate_annotation_id", left_out)]
             problems.append(("duplicate_annotation_id", Outcome.KEPT))
-    if _id_key(annotation.get("image_id")) not in found:
+    if id_key(annotation.get("image_id")) not in found:
         return [*problems, ("unknown_image", left_out)]
     if annotation["category_id"] not in categories:
         return [*problems, ("unknown_category", left_out)]
@@ -297,7 +292,7 @@ def _match_faults(
 
 def _name(entry: Any, position: int) -> int | str:
     """The id of an entry, or its position in the file."""
-    if isinstance(entry, dict) and _id_key(entry.get("id")) is not None:
+    if isinstance(entry, dict) and id_key(entry.get("id")) is not None:
         return entry["id"]
     return f"#{position}"
 
@@ -305,43 +300,3 @@ def _name(entry: Any, position: int) -> int | str:
 def _said_size(entry: dict[str, Any]) -> tuple[int, int] | None:
     height, width = (as_int(entry.get(side)) for side in ("height", "width"))
     return (height, width) if height and width and min(height, width) > 0 else None
-
-
-def image_number(value: Any) -> int | None:
-    """The number that the parser gives an image of that id; None if it is none.
-
-    An integer of at most 18 digits stands for itself, as float or text too; all else is hashed.
-    Numbers beyond 63 bits are no ids.
-    """
-    key = _id_key(value)
-    return _hashed(key) if isinstance(key, str) else key
-
-
-def _id_key(value: Any) -> _Key:
-    """The integer that the parser makes of an id, or else its text; None for what is no id."""
-    if isinstance(value, str):
-        return int(value) if _DIGITS.fullmatch(value) else value or None
-    number = as_int(value)
-    if number is None or abs(number) > _MAX_ID:
-        return None
-    return number if 0 <= number < 10**18 else str(number)
-
-
-@functools.lru_cache(1 << 20)
-def _hashed(text: str) -> int:
-    from official_maskrcnn.data import records  # loads TensorFlow
-
-    return int(records.source_id_to_int(text.encode(errors="surrogatepass"), b""))
-
-
-def as_int(value: Any) -> int | None:
-    """Integers, and floats and texts that stand for one; None for all else."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    try:
-        number = int(value)
-        return number if number == float(value) else None
-    except (TypeError, ValueError, OverflowError):
-        return None

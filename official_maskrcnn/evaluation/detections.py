@@ -13,12 +13,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data.annotations import encode_segmentation
-from official_maskrcnn.data.coco import as_int, image_number
+from official_maskrcnn.data.ids import as_int, image_number
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import pasting
 from official_maskrcnn.evaluation.ground_truth import GroundTruth
 
-_MAX_ID = 2**63 - 1
 _MAX_SHOWN = 200  # characters of a faulty result
 
 
@@ -148,7 +147,6 @@ class _Result(NamedTuple):
         if (
             image_id is None
             or category_id is None
-            or abs(category_id) > _MAX_ID
             or score is None
             or (box is not None and not len(own_box) == len(numbers) == 4)
         ):

@@ -9,7 +9,8 @@ from typing import Any
 
 from official_maskrcnn.data import coco
 from official_maskrcnn.data.annotations import Instance
-from official_maskrcnn.data.faults import FaultReport, Outcome
+from official_maskrcnn.data.faults import Fault, FaultReport, Outcome
+from official_maskrcnn.data.ids import as_int, image_number
 from official_maskrcnn.errors import UserError
 
 _logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class GroundTruth:
     """What detections are compared with.
 
     Attributes:
-      image_sizes: (height, width) in pixels by image id (`coco.image_number`), in ascending order
+      image_sizes: (height, width) in pixels by image id (`image_number`), in ascending order
         of the ids.
       categories: unique display names by category id, in ascending order of the ids.
       annotations: COCO annotations {id, image_id, category_id, bbox [x, y, width, height], area,
@@ -68,13 +69,11 @@ def load_ground_truth(
     faults = FaultReport()
     faults.add(fault for fault in file.faults if fault.outcome in _COSTLY)
     for image in file.images:
-        examined = coco.examine(image, None)
-        if not isinstance(examined, coco.Examined) and image_dir and image.entry.get("file_name"):
-            examined = coco.examine(image, image_dir)
+        examined = _examine(image, image_dir)
         found = examined.faults if isinstance(examined, coco.Examined) else examined
         faults.add(fault for fault in found if fault.outcome in _COSTLY)
         if isinstance(examined, coco.Examined):
-            image_id = coco.image_number(image.entry["id"])
+            image_id = image_number(image.entry["id"])
             assert image_id is not None
             image_sizes[image_id] = examined.height, examined.width
             for instance in examined.instances:
@@ -84,6 +83,15 @@ def load_ground_truth(
     if faults:
         _logger.warning("%s: %s", name, faults.summary())
     return GroundTruth(dict(sorted(image_sizes.items())), _told_apart(file.categories), annotations)
+
+
+def _examine(image: coco.AnnotatedImage, image_dir: str | None) -> coco.Examined | list[Fault]:
+    """Opens the image only if its entry says no size."""
+    examined = coco.examine(image, None)
+    has_file = isinstance(image.entry.get("file_name"), str)
+    if isinstance(examined, coco.Examined) or not image_dir or not has_file:
+        return examined
+    return coco.examine(image, image_dir)
 
 
 def _copied(entries: Any) -> Any:
@@ -96,7 +104,7 @@ def _copied(entries: Any) -> Any:
 def _category_names(data: dict[str, Any], name: str) -> dict[int, str]:
     if not data["categories"]:
         entries = [entry for entry in data["annotations"] if isinstance(entry, Mapping)]
-        ids = {coco.as_int(entry.get("category_id")) for entry in entries} - {None}
+        ids = {as_int(entry.get("category_id")) for entry in entries} - {None}
         data["categories"] = [{"id": category_id} for category_id in ids]
     return coco.category_names(data, name) if data["categories"] else {}
 

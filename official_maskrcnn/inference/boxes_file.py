@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from official_maskrcnn.data.coco import as_int
+from official_maskrcnn.data.ids import as_int
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.files import read_json
 from official_maskrcnn.inference.image_list import ImageFile, image_key

@@ -6,7 +6,8 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from official_maskrcnn.data.coco import as_int, load_coco
+from official_maskrcnn.data.coco import load_coco
+from official_maskrcnn.data.ids import as_int
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.picture_files import is_written
 

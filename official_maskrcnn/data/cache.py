@@ -13,6 +13,7 @@ from absl import logging
 from official_maskrcnn.data import coco
 from official_maskrcnn.data.converters.coco import convert_coco
 from official_maskrcnn.data.locks import lock
+from official_maskrcnn.data.tfrecord import UnwritableOutput
 from official_maskrcnn.errors import UserError
 
 _FORMAT_VERSION = 1  # to be raised when the converter writes other records for the same data
@@ -55,6 +56,8 @@ def ensure_records(image_dir: str, annotation_file: str, cache_dir: str | None =
         raise UserError(
             f"cannot write records to {root}: {error.strerror}; set cache_dir to another folder"
         ) from error
+    except UnwritableOutput as error:
+        raise UserError(f"{error}; set cache_dir to another folder") from error
 
 
 def _convert(image_dir: str, annotation_file: str, folder: pathlib.Path, shards: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Image files in, checked to the last byte, ready to be stored in a record."""
 
+import errno
 import functools
 import io
 import pathlib
@@ -12,9 +13,13 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from official_maskrcnn.errors import UserError
+
 # Those that OpenCV decodes too. Not all of Pillow's: for some it starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "SUN", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG followed by more pictures, as some phones write it
+# Of a file that is not there, in contrast to one that cannot be read at the moment.
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _PNG_BIT_DEPTH = 24  # place of this byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -54,10 +59,16 @@ def read_image(path: pathlib.Path) -> StoredImage:
 
     Raises:
       ImageFault: "missing_image", or as `check_image`.
+      UserError: there is a file, but it cannot be read: the disk, the network or the rights to it
+        are at fault, and not the data.
     """
     try:
         encoded = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except ValueError as error:  # a name that no file can have
+        raise ImageFault("missing_image") from error
+    except OSError as error:
+        if error.errno not in _NO_SUCH_FILE:
+            raise UserError(f"the image {path} cannot be read: {error.strerror}") from error
         raise ImageFault("missing_image") from error
     return check_image(encoded)
 

@@ -6,7 +6,7 @@ import pathlib
 import re
 import shutil
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import IO
 
@@ -20,6 +20,23 @@ HEADER_SIZE = 12  # length of the data and its checksum
 _CHECKSUM_SIZE = 4
 
 Feature = np.ndarray | bytes | Sequence[bytes]
+
+
+class UnwritableOutput(UserError):
+    """A disk that is full, or a folder that cannot be written to."""
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+    """What goes wrong with files in a folder, as what it is to the user.
+
+    Raises:
+      UnwritableOutput: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableOutput(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def encode_example(features: Mapping[str, Feature]) -> bytes:
@@ -114,15 +131,18 @@ class ShardWriter:
         self._current: tuple[int, IO[bytes]] | None = None
 
     def __enter__(self) -> "ShardWriter":
-        try:
+        """Makes room for the files.
+
+        Raises:
+          UserError: another process writes them, or they cannot be written.
+        """
+        with writing(self._prefix.parent):
             self._staging.mkdir(parents=True, exist_ok=True)
             self._lock()
             for leftover in self._staging.iterdir():
                 leftover.unlink()
             for name in self.names:
                 (self._staging / name).touch()
-        except OSError as error:
-            raise UserError(f"cannot write to {self._prefix.parent}: {error.strerror}") from error
         return self
 
     def _lock(self) -> None:
@@ -135,12 +155,17 @@ class ShardWriter:
             raise UserError(f"another process is writing {self._prefix} at this moment") from None
 
     def write(self, shard: int, record: bytes) -> None:
-        """Appends a record; it is fastest when one shard comes after the other."""
-        if self._current is None or self._current[0] != shard:
-            self._open.close()
-            path = self._staging / self.names[shard]
-            self._current = shard, self._open.enter_context(path.open("ab"))
-        self._current[1].write(frame(record))
+        """Appends a record; it is fastest when one shard comes after the other.
+
+        Raises:
+          UnwritableOutput: the disk is full.
+        """
+        with writing(self._prefix.parent):
+            if self._current is None or self._current[0] != shard:
+                self._open.close()
+                path = self._staging / self.names[shard]
+                self._current = shard, self._open.enter_context(path.open("ab"))
+            self._current[1].write(frame(record))
 
     def __exit__(
         self,
@@ -148,10 +173,11 @@ class ShardWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._open.close()
         try:
-            if kind is None:
-                self._publish()
+            with writing(self._prefix.parent):
+                self._open.close()
+                if kind is None:
+                    self._publish()
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             os.close(self._folder)

@@ -1,12 +1,16 @@
 """COCO -> records: what real data become, what is left out, and what a failed run leaves."""
 
+import contextlib
+import errno
 import functools
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -16,10 +20,11 @@ import tensorflow as tf
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from official_maskrcnn.data import coco, records, tfrecord
+from official_maskrcnn.data import cache, coco, records, tfrecord
 from official_maskrcnn.data.converters import CONVERTERS
 from official_maskrcnn.data.converters.coco import convert_coco
 from official_maskrcnn.data.faults import Outcome
+from official_maskrcnn.data.statistics import check_data
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.model_garden import light_imports
 from tests.data import coco_files
@@ -296,6 +301,92 @@ def test_unusable_input(tmp_path: pathlib.Path):
     with pytest.raises(UserError, match=r"1 of them are not in .*empty"):
         _convert(str(tmp_path / "empty"), annotations, output, 1)
     assert _visible(tmp_path) == ["empty", "images", "instances.json"]
+
+
+def test_an_image_that_cannot_be_read_is_not_missing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    images, annotations = coco_files.write_many(tmp_path, 2)
+    read = pathlib.Path.read_bytes
+
+    def fail_once(path: pathlib.Path) -> bytes:
+        if path.name == "2.jpg":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(path)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"2\.jpg .*: Stale"):
+        patch.setattr(pathlib.Path, "read_bytes", fail_once)
+        cache.ensure_records(images, annotations, str(tmp_path / "cache"))
+    (path,) = cache.ensure_records(images, annotations, str(tmp_path / "cache"))
+    assert len(list(tf.data.TFRecordDataset(path))) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["none.jpg", "1.jpg/in_it.jpg", ".", "x" * 300, "loop", "nul\0.jpg", "\ud800.jpg"]
+)
+def test_names_of_no_file(name: str, tmp_path: pathlib.Path):
+    images = [
+        {"id": i, "file_name": n, "height": 40, "width": 60} for i, n in ((1, "1.jpg"), (2, name))
+    ]
+    coco_files.write_image(tmp_path / "images" / "1.jpg")
+    (tmp_path / "images" / "loop").symlink_to("loop")
+    files = coco_files.write_coco(tmp_path, [], images)
+    assert _convert(*files, str(tmp_path / "out"), 1).ids("missing_image") == [2]
+
+
+def test_texts_that_are_no_utf_8(tmp_path: pathlib.Path):
+    """As json.dump writes the name of a Latin-1 file, and two that only JSON can hold."""
+    name, image_id, category = "caf\udce9.png", "caf\udce9", "\ud800"
+    coco_files.write_image(tmp_path / "images" / "plain.png")
+    (tmp_path / "images" / "plain.png").rename(tmp_path / "images" / name)
+    files = coco_files.write_coco(
+        tmp_path,
+        [coco_files.annotation(1, image_id=image_id)],
+        [{"id": image_id, "file_name": name, "height": 40, "width": 60}],
+        [{"id": 3, "name": category}],
+    )
+    assert not _convert(*files, str(tmp_path / "out"), 1)
+    (one,) = records.read_examples([str(tmp_path / "out-00000-of-00001.tfrecord")])
+    feature = one[1].features.feature
+    assert feature["image/filename"].bytes_list.value[0] == b"caf\xe9.png"
+    truth = records.read_ground_truth(f"{tmp_path / 'out'}-*", progress=False)
+    assert truth["images"][0]["file_name"] == "caf\ufffd.png"
+    assert len(truth["annotations"]) == len(truth["categories"]) == 1
+    assert not check_data(f"{tmp_path / 'out'}-*", progress=False)
+
+
+@contextlib.contextmanager
+def _full_disk(room: int) -> Iterator[None]:
+    """Files of more bytes cannot be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("side", "faults", "room"),
+    [
+        (200, 0, 20_000),  # the first record is longer
+        (30, 0, 500),  # so short that it is written when the file is closed
+        (30, 900, 4_000),  # the summary is longer
+    ],
+)
+def test_a_full_disk_is_readable(tmp_path: pathlib.Path, side: int, faults: int, room: int):
+    coco_files.write_image(tmp_path / "images" / "1.jpg", side, side)
+    entry = {"id": 1, "file_name": "1.jpg", "height": side, "width": side}
+    unusable = [coco_files.annotation(i, category_id=2) for i in range(faults)]
+    files = coco_files.write_coco(tmp_path, unusable, [entry])
+    with pytest.raises(UserError, match=r"cannot write to .*out: File too large"), _full_disk(room):
+        _convert(*files, str(tmp_path / "out" / "train"), 1)
+    assert not (tmp_path / "out" / "train.json").exists()
+    assert not (tmp_path / "out" / ".train.incomplete").exists()
+    _convert(*files, str(tmp_path / "out" / "train"), 1)
+    assert len(_decode(tmp_path / "out" / "train")) == 1
+    with pytest.raises(UserError, match=r"File too large; set cache_dir"), _full_disk(room):
+        cache.ensure_records(*files, str(tmp_path / "cache"))
 
 
 def test_the_converter_is_registered_and_needs_no_tensorflow():

@@ -105,8 +105,8 @@ def _image_features(entry: Mapping[str, Any], image: StoredImage) -> dict[str, t
     return {
         "image/height": np.array([image.height]),
         "image/width": np.array([image.width]),
-        "image/filename": entry["file_name"].encode(),
-        "image/source_id": str(entry["id"]).encode(),
+        "image/filename": _name_on_disk(entry["file_name"]),
+        "image/source_id": _text(str(entry["id"])),
         "image/key/sha256": hashlib.sha256(image.encoded).hexdigest().encode(),
         "image/encoded": image.encoded,
         "image/format": image.format.encode(),
@@ -125,11 +125,21 @@ def _object_features(
         "image/object/bbox/ymax": ymax,
         "image/object/bbox/xmax": xmax,
         "image/object/class/label": np.array([i.category_id for i in instances], np.int64),
-        "image/object/class/text": [categories[i.category_id].encode() for i in instances],
+        "image/object/class/text": [_text(categories[i.category_id]) for i in instances],
         "image/object/is_crowd": np.array([i.is_crowd for i in instances], np.int64),
         "image/object/area": np.array([i.area for i in instances], np.float64),
         "image/object/mask": [_mask_png(i.mask) if i.mask else no_mask for i in instances],
     }
+
+
+def _name_on_disk(name: str) -> bytes:
+    """A file's name as it is on disk; what is no UTF-8 there, Python has as surrogates."""
+    return name.encode(errors="surrogateescape")
+
+
+def _text(text: str) -> bytes:
+    """UTF-8; JSON may have surrogates in it, which are none."""
+    return text.encode(errors="surrogatepass")
 
 
 def _mask_png(rle: dict[str, Any]) -> bytes:
@@ -157,17 +167,17 @@ def _write_summary(
     counts: dict[str, int],
     faults: FaultReport,
 ) -> None:
-    folder = pathlib.Path(output).parent
-    summary = {
-        **counts,
-        "images_left_out": faults.count(outcome=Outcome.IMAGE_LEFT_OUT),
-        "annotations": file.num_annotations,
-        "annotations_left_out": faults.count(outcome=Outcome.ANNOTATION_LEFT_OUT),
-        "categories": [{"id": i, "name": name} for i, name in file.categories.items()],
-        "shards": {name: (folder / name).stat().st_size for name in shard_names},
-        "faults": faults.to_dict(),
-    }
     path = pathlib.Path(f"{output}.json")
     partial = path.with_name(f".{path.name}.incomplete")
-    partial.write_text(json.dumps(summary, indent=1))
-    partial.replace(path)
+    with tfrecord.writing(path.parent):
+        summary = {
+            **counts,
+            "images_left_out": faults.count(outcome=Outcome.IMAGE_LEFT_OUT),
+            "annotations": file.num_annotations,
+            "annotations_left_out": faults.count(outcome=Outcome.ANNOTATION_LEFT_OUT),
+            "categories": [{"id": i, "name": name} for i, name in file.categories.items()],
+            "shards": {name: (path.parent / name).stat().st_size for name in shard_names},
+            "faults": faults.to_dict(),
+        }
+        partial.write_text(json.dumps(summary, indent=1))
+        partial.replace(path)

@@ -1,7 +1,7 @@
 """Contact sheets of the data: as annotated, and as the model will see them."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.data import coco
 from official_maskrcnn.data.faults import Outcome
-from official_maskrcnn.errors import UserError
+from official_maskrcnn.errors import UserError, data_fault
 from official_maskrcnn.ops import drawing
 
 _TILE_SIDE = 560  # pixels of the longer side of an image on a sheet
@@ -89,14 +89,12 @@ def browse_batches(
       Number of images on the sheet.
 
     Raises:
-      UserError: as data.pipeline.build_dataset does, and when the sheet cannot be written.
+      UserError: as data.pipeline.build_dataset does, when more examples are damaged than
+        `config.max_faulty_examples`, and when the sheet cannot be written.
     """
-    from official_maskrcnn.data import pipeline
-
     tiles: list[np.ndarray] = []
     captions: list[str] = []
-    for batch in pipeline.build_dataset(config, input_size, include_mask=True):
-        arrays = {key: value.numpy() for key, value in batch.items()}
+    for arrays in _batches(config, input_size):
         for i in np.flatnonzero(arrays["source_id"] >= 0)[: limit - len(tiles)]:
             example = {key: values[i] for key, values in arrays.items()}
             tiles.append(_example_tile(example, class_names or {}))
@@ -105,6 +103,21 @@ def browse_batches(
             break
     _write_sheet(output, tiles, columns, captions)
     return len(tiles)
+
+
+def _batches(config: DataConfig, input_size: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+    import tensorflow as tf
+
+    from official_maskrcnn.data import pipeline
+
+    try:
+        for batch in pipeline.build_dataset(config, input_size, include_mask=True):
+            yield {key: value.numpy() for key, value in batch.items()}
+    except tf.errors.OpError as error:
+        fault = data_fault(error.message)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _annotated_tile(examined: coco.Examined, names: Mapping[int, str]) -> np.ndarray:

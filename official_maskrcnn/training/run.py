@@ -4,7 +4,6 @@ import contextlib
 import errno
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
@@ -13,7 +12,7 @@ from absl import logging
 
 from official_maskrcnn.configs import checks, durations, loading
 from official_maskrcnn.configs.experiment import ExperimentConfig
-from official_maskrcnn.errors import DATA_FAULT, UserError
+from official_maskrcnn.errors import UserError, data_fault
 from official_maskrcnn.modeling import checkpoint_files, restore
 from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import checkpoints, run_files
@@ -35,7 +34,6 @@ from official_maskrcnn.training.trainer import StepLoop, Training
 MODES = ("train", "eval", "train_and_eval", "continuous_eval")
 
 _EVAL_FOLDER = "eval"  # in model_dir, for the figures of mode eval
-_END_OF_CHECK = re.compile(r"\](?: \[|$|\n)")  # where the message of a check within a graph ends
 _LOST_WORKER = (
     *(tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError),
     tf.errors.DeadlineExceededError,
@@ -112,9 +110,9 @@ def _readable_faults(model_dir: str, strategy: tf.distribute.Strategy) -> Iterat
     try:
         yield
     except tf.errors.OpError as error:
-        _, mark, message = error.message.partition(DATA_FAULT)
-        if mark:
-            raise UserError(_END_OF_CHECK.split(message)[0]) from error
+        fault = data_fault(error.message)
+        if fault:
+            raise fault from error
         first_line = error.message.splitlines()[0]
         is_lost = isinstance(error, _LOST_WORKER) or "Collective ops is aborted" in error.message
         if is_multi_worker(strategy) and is_lost:

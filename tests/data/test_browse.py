@@ -90,6 +90,18 @@ def test_faults_of_the_user(coco):
         browse.browse_coco(folder, str(coco), f"{folder}/sheet.png")
 
 
+def test_damaged_examples_are_named(tmp_path):
+    no_image = make_example(_image(), extra={"image/encoded": [b"no image"]})
+    (path,) = write_records(tmp_path, [make_example(_image()), no_image])
+    config = DataConfig(input_path=path, global_batch_size=2)
+    with pytest.raises(
+        UserError, match=rf"^{path}, record 2 .*max_faulty_examples \(0\) are allowed$"
+    ):
+        browse.browse_batches(config, (80, 80), str(tmp_path / "sheet.png"))
+    config.max_faulty_examples = 1
+    assert browse.browse_batches(config, (80, 80), str(tmp_path / "sheet.png")) == 1
+
+
 def test_sheet_of_batches(tmp_path):
     mask = np.zeros([60, 80], np.uint8)
     mask[10:40, 20:60] = 1

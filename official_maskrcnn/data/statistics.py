@@ -184,7 +184,7 @@ def _survey(
     workers: int | None,
     progress: bool,
 ) -> tuple[Statistics, FaultReport]:
-    sources = [source] if isinstance(source, str) else list(source)
+    sources = _without_summaries([source] if isinstance(source, str) else source)
     if not any(name.endswith(".json") for name in sources):
         if image_dir is not None:
             raise UserError("records have their images in them: leave the folder of images out")
@@ -198,6 +198,17 @@ def _survey(
         "annotations": faults.count(outcome=Outcome.ANNOTATION_LEFT_OUT),
     }
     return statistics, faults
+
+
+def _without_summaries(sources: Sequence[str]) -> list[str]:
+    """Leaves out PREFIX.json where PREFIX-... is given too, as a shell makes them of PREFIX*."""
+    records = [name for name in sources if not name.endswith(".json")]
+
+    def is_summary(name: str) -> bool:
+        prefix = f"{name.removesuffix('.json')}-"
+        return name not in records and any(other.startswith(prefix) for other in records)
+
+    return [name for name in sources if not is_summary(name)]
 
 
 def _survey_coco(

@@ -169,6 +169,17 @@ def _offset(path: str, number: int) -> int:
     return int(reader.build_index([path]).offsets[number])
 
 
+def test_a_summary_among_expanded_names_is_no_annotation_file(tmp_path: pathlib.Path):
+    paths = write_records(tmp_path, [make_example(_IMAGE, source_id=i) for i in "123"], shards=2)
+    summary = tmp_path / "part.json"
+    summary.touch()
+    assert data_stats([*paths, str(summary)], progress=False).to_dict()["images"] == 3
+    with pytest.raises(UserError, match="one COCO annotation file"):
+        data_stats([*paths, str(tmp_path / "other.json")])
+    with pytest.raises(UserError, match="one COCO annotation file"):
+        data_stats([str(summary), str(tmp_path / "part-1.json")])
+
+
 def test_sources_are_not_mixed(coco_file: str, tmp_path: pathlib.Path):
     with pytest.raises(UserError, match="one COCO annotation file"):
         data_stats([coco_file, "train*"])

@@ -16,7 +16,7 @@ from official_maskrcnn.data.locks import lock
 from official_maskrcnn.data.tfrecord import UnwritableOutput
 from official_maskrcnn.errors import UserError
 
-_FORMAT_VERSION = 1  # to be raised when the converter writes other records for the same data
+_FORMAT_VERSION = 2  # to be raised when the converter writes other records for the same data
 _PREFIX = "records"
 _IMAGES_PER_SHARD = 256
 _MAX_SHARDS = 256

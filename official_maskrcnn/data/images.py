@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.TiffImagePlugin
 
 from official_maskrcnn.errors import UserError
 
@@ -25,6 +27,16 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _RAW_DEFLATE = -15  # wbits: without header and checksum
 _ADLER_BASE = 65521
+# EXIF orientation -> (transpose, flip rows, flip columns): what makes the stored pixels upright.
+ORIENTATIONS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
 MAX_PIXELS = 1 << 30  # more are refused by OpenCV
 _PILLOW_LIMIT = threading.Lock()  # Pillow's own limit, a global, is lower
 
@@ -100,6 +112,7 @@ def check_image(encoded: bytes) -> StoredImage:
     """
     picture = open_image(encoded)
     width, height = picture.size
+    turn = _turn_of_tiff(picture)  # only now: Pillow forgets it when it loads the pixels
     try:
         picture.draft("L", (1, 1))  # a JPEG at an eighth of its size: reads all, decodes faster
         picture.load()
@@ -115,6 +128,7 @@ def check_image(encoded: bytes) -> StoredImage:
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     if pixels is None:
         raise ImageFault("undecodable_image")
+    pixels = _turned_back(pixels, turn)
     is_rgb_png = (
         picture.format == "PNG"
         and picture.mode == "RGB"
@@ -125,6 +139,20 @@ def check_image(encoded: bytes) -> StoredImage:
         return StoredImage(encoded, "png", height, width)
     _, png = cv2.imencode(".png", pixels)
     return StoredImage(png.tobytes(), "png", *pixels.shape[:2])
+
+
+def _turn_of_tiff(picture: PIL.Image.Image) -> tuple[bool, bool, bool]:
+    """How OpenCV turns the pixels of a TIFF, whatever it is told; as in ORIENTATIONS."""
+    if not isinstance(picture, PIL.TiffImagePlugin.TiffImageFile):
+        return False, False, False
+    orientation = picture.tag_v2.get(PIL.ExifTags.Base.Orientation, 1)
+    return ORIENTATIONS.get(orientation, (False, False, False))
+
+
+def _turned_back(pixels: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
+    transposes, flips_rows, flips_columns = turn
+    pixels = pixels[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]
+    return np.ascontiguousarray(pixels.swapaxes(0, 1) if transposes else pixels)
 
 
 def _chunks_fit(png: bytes) -> bool:

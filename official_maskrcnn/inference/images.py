@@ -9,18 +9,13 @@ import numpy as np
 import PIL.ExifTags
 import tensorflow as tf
 
-from official_maskrcnn.data.images import MAX_PIXELS, ImageFault, check_image, open_image
-
-# EXIF orientation -> (transpose, flip rows, flip columns): what makes the stored pixels upright.
-_ORIENTATIONS = {
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
+from official_maskrcnn.data.images import (
+    MAX_PIXELS,
+    ORIENTATIONS,
+    ImageFault,
+    check_image,
+    open_image,
+)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -64,7 +59,7 @@ def decode(encoded: bytes, upright: bool = True, max_pixels: int = MAX_PIXELS) -
         image = tf.io.decode_image(stored.encoded, channels=3, expand_animations=False).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise ImageFault("undecodable_image") from error
-    transposes, flips_rows, flips_columns = _ORIENTATIONS.get(orientation, (False, False, False))
+    transposes, flips_rows, flips_columns = ORIENTATIONS.get(orientation, (False, False, False))
     if transposes:
         image = image.swapaxes(0, 1)
     image = image[:: -1 if flips_rows else 1, :: -1 if flips_columns else 1]

@@ -27,10 +27,11 @@ def _encode(picture: PIL.Image.Image, kind: str, **options: object) -> bytes:
 
 
 @pytest.mark.parametrize("orientation", range(9))
-def test_exif_orientation_is_heeded_as_viewers_do(orientation: int):
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])  # Pillow and OpenCV turn a TIFF unasked
+def test_exif_orientation_is_heeded_as_viewers_do(orientation: int, kind: str):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    encoded = _encode(PIL.Image.fromarray(_gradient()), "PNG", exif=exif)
+    encoded = _encode(PIL.Image.fromarray(_gradient()), kind, exif=exif)
     upright = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(encoded))))
     np.testing.assert_array_equal(images.decode(encoded), upright)
     np.testing.assert_array_equal(images.decode(encoded, upright=False), _gradient())

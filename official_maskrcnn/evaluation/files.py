@@ -35,7 +35,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
       UserError: it cannot be read, or is not JSON.
     """
-    text = read_text(path)
+    text = read_text(path).removeprefix("\ufeff")  # the mark that some programs begin UTF-8 with
     try:
         return json.loads(text)
     except ValueError as error:
@@ -89,8 +89,17 @@ def _written(path: str | os.PathLike[str]) -> Iterator[Any]:
             tf.io.gfile.rename(unfinished, path, overwrite=True)
         else:
             os.replace(unfinished, path)
-    except OSError as error:
+    except _faults(path) as error:
         raise UserError(f"cannot write {path}: {error}") from error
+
+
+def _faults(path: str) -> tuple[type[Exception], ...]:
+    """What the file system of a path raises."""
+    if "://" in path:
+        import tensorflow as tf
+
+        return OSError, tf.errors.OpError
+    return (OSError,)
 
 
 def _open(path: str, mode: str) -> Any:

@@ -18,6 +18,7 @@ from official_maskrcnn.errors import UserError
 
 _FORMAT_VERSION = 2  # to be raised when the converter writes other records for the same data
 _PREFIX = "records"
+_SOURCE = "source.json"  # says which files the records of a folder were made of
 _IMAGES_PER_SHARD = 256
 _MAX_SHARDS = 256
 
@@ -27,7 +28,8 @@ def ensure_records(image_dir: str, annotation_file: str, cache_dir: str | None =
 
     They are in a folder that is named by a fingerprint of the annotation file's content, the
     path of the images and the names, sizes and times of those that it lists. Several processes
-    may ask at once: one converts, the others wait.
+    may ask at once: one converts, the others wait. Folders of earlier contents stay, as a run may
+    read them; the log names them.
 
     Args:
       image_dir: folder of the images.
@@ -67,11 +69,28 @@ def _convert(image_dir: str, annotation_file: str, folder: pathlib.Path, shards:
         if leftover.exists():
             shutil.rmtree(leftover)
     faults = convert_coco(image_dir, annotation_file, str(partial / _PREFIX), shards)
+    source = json.dumps([os.path.abspath(image_dir), os.path.abspath(annotation_file)])
+    (partial / _SOURCE).write_text(source)
     partial.rename(folder)
     if faults:
         logging.warning("Faults of %s: %s.", annotation_file, faults.summary())
         logging.warning("All of them, with ids: %s", folder / f"{_PREFIX}.json")
+    with contextlib.suppress(OSError):  # others may delete them, or own them
+        _name_earlier(folder, source)
     return _whole_files(folder)
+
+
+def _name_earlier(folder: pathlib.Path, source: str) -> None:
+    sources = folder.parent.glob(f"*/{_SOURCE}")
+    earlier = [path.parent for path in sources if path.read_text() == source]
+    earlier.remove(folder)
+    if earlier:
+        size = sum(file.stat().st_size for other in earlier for file in other.iterdir())
+        logging.warning(
+            "Records of earlier contents of the same files take %.1f GB; delete those that no run "
+            "reads: %s",
+            *(size / 1e9, " ".join(map(str, sorted(earlier)))),
+        )
 
 
 def _whole_files(folder: pathlib.Path) -> list[str]:

@@ -99,6 +99,20 @@ def test_images_that_are_not_listed_do_not_matter(tmp_path):
     assert cache.ensure_records(image_dir, path, str(tmp_path / "cache")) == first
 
 
+def test_records_of_earlier_contents_are_named(tmp_path, caplog):
+    image_dir, path = write_many(tmp_path, 2)
+    cache_dir = str(tmp_path / "cache")
+    other = write_coco(tmp_path / "other", [annotation(7)])
+    cache.ensure_records(*other, cache_dir)
+    first = pathlib.Path(cache.ensure_records(image_dir, path, cache_dir)[0]).parent
+    assert "earlier contents" not in caplog.text
+    _change_annotation(tmp_path)
+    second = pathlib.Path(cache.ensure_records(image_dir, path, cache_dir)[0]).parent
+    (line,) = [record.getMessage() for record in caplog.records if "earlier" in record.getMessage()]
+    assert line.endswith(f"take 0.0 GB; delete those that no run reads: {first}")
+    assert first.exists() and second != first
+
+
 def test_faults_are_logged_and_kept(tmp_path, caplog):
     image_dir, path = write_coco(tmp_path, [annotation(1), annotation(2, segmentation=[])])
     files = cache.ensure_records(image_dir, path, str(tmp_path / "cache"))

@@ -1,6 +1,7 @@
 """Pictures for people: instances drawn on an image, and contact sheets of images."""
 
 import colorsys
+import os
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -127,7 +128,7 @@ def contact_sheet(
         if captions:
             caption = np.full([caption_height, cell_width, 3], _BACKGROUND, np.uint8)
             origin = (2, text_height + 3)
-            cv2.putText(caption, captions[i], origin, _FONT, scale, _INK, 1, cv2.LINE_AA)
+            cv2.putText(caption, _drawable(captions[i]), origin, _FONT, scale, _INK, 1, cv2.LINE_AA)
             sheet[top + cell_height : top + step_y - _GAP, left : left + cell_width] = caption
     return sheet
 
@@ -139,14 +140,17 @@ def write_image(path: str, image: np.ndarray) -> None:
       ValueError: the suffix names no format.
       OSError: the file cannot be written.
     """
-    if not cv2.haveImageWriter(path):
+    suffix = _drawable(os.path.splitext(path)[1])
+    if not cv2.haveImageWriter(f"picture{suffix}"):
         raise ValueError(f"{path}: its suffix names no format of images")
     try:
-        written = cv2.imwrite(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        is_encoded, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
         raise OSError(f"{path}: {error.err}") from error
-    if not written:
-        raise OSError(f"{path} cannot be written: does its folder exist?")
+    if not is_encoded:
+        raise OSError(f"{path}: the picture is too large for its format")
+    with open(path, "wb") as file:
+        file.write(encoded.data)
 
 
 def _draw_mask(canvas: np.ndarray, mask: np.ndarray, color: Sequence[int], thickness: int) -> None:
@@ -164,6 +168,11 @@ def _font_scale(height: int, width: int) -> float:
     return float(np.clip(max(height, width) / 1200, 0.38, 1.2))
 
 
+def _drawable(text: str) -> str:
+    """Without surrogates, Python's for a name that is no UTF-8, on which OpenCV crashes."""
+    return text.encode(errors="replace").decode()
+
+
 def _draw_labels(
     canvas: np.ndarray,
     boxes: np.ndarray,
@@ -174,6 +183,7 @@ def _draw_labels(
     height, width = canvas.shape[:2]
     scale = _font_scale(height, width)
     taken = np.zeros([height, width], bool)
+    labels = [_drawable(label) for label in labels]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     for i in np.argsort(-areas, kind="stable"):
         (text_width, text_height), baseline = cv2.getTextSize(labels[i], _FONT, scale, 1)

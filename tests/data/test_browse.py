@@ -9,6 +9,7 @@ import pytest
 from official_maskrcnn.configs.task import DataConfig, Parser
 from official_maskrcnn.data import browse
 from official_maskrcnn.errors import UserError
+from tests.data.coco_files import HEIGHT, WIDTH, annotation, write_coco, write_image
 from tests.data.example_records import make_example, write_records
 
 _BAD_BOXES = [None, [], [1, 2, 3], [1, 2, float("nan"), 4], ["a", 1, 2, 3]]
@@ -63,6 +64,15 @@ def test_sheet_of_raw_images(coco, suffix):
     assert np.ptp(middle) > 30 and np.ptp(corner) < 5
     second = sheet[8 : 8 + round(90 * scale), 576 + 8 : 576 + 500].astype(int)
     assert np.abs(second - 200).max() < 12
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    write_image(tmp_path / "images" / "plain.png")
+    (tmp_path / "images" / "plain.png").rename(tmp_path / "images" / "caf\udce9.png")
+    images = [{"id": 1, "file_name": "caf\udce9.png", "height": HEIGHT, "width": WIDTH}]
+    categories = [{"id": 3, "name": "\ud800"}, {"id": 4, "name": "cat"}]
+    files = write_coco(tmp_path, [annotation()], images, categories)
+    assert browse.browse_coco(*files, str(tmp_path / "sheet.png")) == 1
 
 
 def test_choice_of_raw_images(coco):

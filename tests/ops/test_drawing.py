@@ -94,9 +94,9 @@ def test_fit_keeps_the_aspect_ratio():
 def test_write_image(tmp_path, suffix):
     image = np.zeros([16, 16, 3], np.uint8)
     image[..., 0] = 250  # red
-    path = str(tmp_path / f"sheet.{suffix}")
-    drawing.write_image(path, image)
-    red = cv2.imread(path)[..., 2]
+    path = tmp_path / f"sheet-\udce9.{suffix}"  # as Python has a name that is no UTF-8
+    drawing.write_image(str(path), image)
+    red = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)[..., 2]
     assert abs(red.astype(int) - 250).max() < 4
     with pytest.raises(OSError, match="sheet"):
         drawing.write_image(str(tmp_path / "missing" / f"sheet.{suffix}"), image)

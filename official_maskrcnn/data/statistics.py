@@ -172,7 +172,7 @@ def check_data(
       progress: whether to show how far it is.
 
     Raises:
-      UserError: the source cannot be read, or is of both kinds.
+      UserError: the source, or an image that is there, cannot be read, or it is of both kinds.
     """
     return _survey(source, image_dir, True, workers, progress)[1]
 

@@ -58,8 +58,8 @@ def convert_coco(
       What was wrong, and what was done about it.
 
     Raises:
-      UserError: the annotation file or the folder cannot be read, no image can be used, or the
-        output cannot be written.
+      UserError: the annotation file, the folder or an image in it cannot be read, no image can be
+        used, or the output cannot be written.
     """
     if not os.path.isdir(images):
         raise UserError(f"the folder of images {images} does not exist")

@@ -10,9 +10,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data.coco import load_coco
+from official_maskrcnn.data.ids import id_key
 from official_maskrcnn.evaluation.files import read_json, require_local, write_json
 from official_maskrcnn.inference.boxes_file import BoxesFile, group_boxes
-from official_maskrcnn.inference.image_list import find_images, image_key
+from official_maskrcnn.inference.image_list import find_images
 from official_maskrcnn.inference.journal import Journal
 from official_maskrcnn.inference.prediction_files import Options, predict_files
 from official_maskrcnn.inference.predictor import Predictor
@@ -85,7 +86,7 @@ def annotate(
     masks = {image.key: iter(results) for image, _, _, results in found}
     result = Annotated(kept=len(content["annotations"]) - len(wanted), faults=faults)
     for annotation in wanted.values():
-        key = str(image_key(annotation["image_id"]))
+        key = id_key(annotation["image_id"])
         result.unknown += key not in known
         prediction = next(masks.get(key, iter(())), None)
         if prediction is None:

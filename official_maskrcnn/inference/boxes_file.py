@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from official_maskrcnn.data.ids import as_int
+from official_maskrcnn.data.ids import IdKey, as_int, id_key
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.files import read_json
-from official_maskrcnn.inference.image_list import ImageFile, image_key
+from official_maskrcnn.inference.image_list import ImageFile
 
 _MAX_SHOWN = 200  # characters of a faulty entry
 _MAX_IDS_SHOWN = 5
@@ -47,14 +47,14 @@ class BoxesFile:
     """
 
     source: str
-    by_image: dict[str, GivenBoxes]
+    by_image: dict[IdKey, GivenBoxes]
     class_names: dict[int, str]
-    images: dict[str, tuple[int | str, str]] | None = None
+    images: dict[IdKey, tuple[int | str, str]] | None = None
 
     def digest(self) -> str:
         """A text that other boxes do not have."""
         content = hashlib.sha256(repr(self.class_names).encode())
-        for key, given in sorted(self.by_image.items()):
+        for key, given in sorted(self.by_image.items(), key=lambda item: repr(item[0])):
             content.update(f"{key!r} {given.classes!r} ".encode())
             for values in (given.boxes, given.category_ids, given.scores):
                 content.update(values.tobytes())
@@ -86,7 +86,7 @@ class BoxesFile:
         return matched
 
     def _matched(
-        self, images: Sequence[ImageFile], listed: Mapping[str, tuple[int | str, str]]
+        self, images: Sequence[ImageFile], listed: Mapping[IdKey, tuple[int | str, str]]
     ) -> Iterator[ImageFile]:
         by_name: dict[str, list[int | str]] = {}
         for image_id, name in listed.values():
@@ -101,7 +101,7 @@ class BoxesFile:
                     )
                 if ids:
                     yield image._replace(id=ids[0], is_annotated=True)
-            elif image.key in map(str, ids):
+            elif image.key in map(id_key, ids):
                 yield image
             elif ids:
                 raise UserError(
@@ -133,7 +133,7 @@ def read_boxes(path: str | os.PathLike[str]) -> BoxesFile:
 
 def group_boxes(
     entries: Mapping[int, Any], names: Mapping[int, str], source: str
-) -> dict[str, GivenBoxes]:
+) -> dict[IdKey, GivenBoxes]:
     """Boxes by the key of their image, in their order.
 
     Args:
@@ -144,17 +144,17 @@ def group_boxes(
     Raises:
       UserError: an entry is not as it should be.
     """
-    by_image: dict[str, list[dict[str, Any]]] = {}
+    by_image: dict[IdKey, list[dict[str, Any]]] = {}
     for place, entry in entries.items():
         if fault := _fault(entry):
             raise UserError(f"{source}: entry {place} {fault}, got {str(entry)[:_MAX_SHOWN]}")
-        by_image.setdefault(str(image_key(entry["image_id"])), []).append(entry)
+        by_image.setdefault(id_key(entry["image_id"]), []).append(entry)
     return {key: _gather(own, names) for key, own in by_image.items()}
 
 
 def _fault(entry: Any) -> str | None:
     """What an entry lacks."""
-    if not isinstance(entry, dict) or image_key(entry.get("image_id")) is None:
+    if not isinstance(entry, dict) or id_key(entry.get("image_id")) is None:
         return "needs an image_id"
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
@@ -192,13 +192,13 @@ def _class_names(categories: Sequence[Any], source: str) -> dict[int, str]:
     return names
 
 
-def _images(entries: Sequence[Any], source: str) -> dict[str, tuple[int | str, str]]:
-    images: dict[str, tuple[int | str, str]] = {}
+def _images(entries: Sequence[Any], source: str) -> dict[IdKey, tuple[int | str, str]]:
+    images: dict[IdKey, tuple[int | str, str]] = {}
     for place, entry in enumerate(entries):
-        key = image_key(entry.get("id")) if isinstance(entry, dict) else None
+        key = id_key(entry.get("id")) if isinstance(entry, dict) else None
         if key is None or not isinstance(entry.get("file_name"), str):
             raise UserError(f"{source}: image {place} needs an id and a file_name")
-        image_id = key if isinstance(entry["id"], str) else int(key)
+        image_id = entry["id"] if isinstance(entry["id"], str) else key  # a text as it is
         images[key] = (image_id, entry["file_name"])
     return images
 

@@ -4,10 +4,10 @@ import glob
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from official_maskrcnn.data.coco import load_coco
-from official_maskrcnn.data.ids import as_int
+from official_maskrcnn.data.ids import IdKey, id_key
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.inference.picture_files import is_written
 
@@ -35,17 +35,9 @@ class ImageFile(NamedTuple):
     is_annotated: bool
 
     @property
-    def key(self) -> str:
-        """`image_key` of its id."""
-        return str(self.id)
-
-
-def image_key(image_id: Any) -> str | None:
-    """What ids are compared by, as 7 and "7" are the same; None for what is no id."""
-    if isinstance(image_id, str):
-        return image_id or None
-    number = as_int(image_id)
-    return None if number is None else str(number)
+    def key(self) -> IdKey:
+        """What ids are compared by."""
+        return id_key(self.id)
 
 
 def find_images(

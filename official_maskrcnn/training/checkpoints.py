@@ -17,6 +17,7 @@ import tf_keras
 from absl import logging
 
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.evaluation.files import write_text
 from official_maskrcnn.modeling import checkpoint_files, restore
 from official_maskrcnn.training.strategy import is_chief
 
@@ -303,14 +304,6 @@ def _read_end(model_dir: str, last_step: int) -> int:
             return min(json.load(file)["step"], last_step)
     except tf.errors.NotFoundError:
         return last_step
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a file, whole or not at all; `path` may be remote."""
-    partial = f"{path}.partial"
-    with tf.io.gfile.GFile(partial, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(partial, path, overwrite=True)
 
 
 def _manager(

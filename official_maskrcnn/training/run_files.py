@@ -20,10 +20,10 @@ from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.evaluation.files import write_text
 from official_maskrcnn.tasks import gin_bindings
 from official_maskrcnn.tasks.model_dir import CATEGORIES, PARAMS, RECORD
 from official_maskrcnn.training import environment
-from official_maskrcnn.training.checkpoints import write_text
 
 # What a training keeps from its first step to its last: else its figures describe no configuration.
 _FIXED = (

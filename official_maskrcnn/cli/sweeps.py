@@ -13,8 +13,8 @@ from official_maskrcnn.errors import UserError
 
 if TYPE_CHECKING:
     from official_maskrcnn.configs.sweep import Sweep
-    from official_maskrcnn.training.sweep_executors import Executor
-    from official_maskrcnn.training.sweeps import Job
+    from official_maskrcnn.training.sweeps.executors import Executor
+    from official_maskrcnn.training.sweeps.runner import Job
 
 _FIRST = "experiments/nuts_agnostic.yaml"
 _SMALL = "experiments/mask_heads_small.yaml"
@@ -126,8 +126,8 @@ def _add_run(sweep: VerbParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from absl import logging
 
-    from official_maskrcnn.training.sweep_progress import SweepProgress
-    from official_maskrcnn.training.sweeps import State, run_sweep
+    from official_maskrcnn.training.sweeps.progress import SweepProgress
+    from official_maskrcnn.training.sweeps.runner import State, run_sweep
 
     sweep = _load(arguments, _MODE)
     runs = [run for run in sweep.runs if fnmatch.fnmatchcase(run.name, arguments.only)]
@@ -146,7 +146,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _executor(arguments: argparse.Namespace) -> "Executor":
-    from official_maskrcnn.training.sweep_executors import LocalExecutor, RayExecutor
+    from official_maskrcnn.training.sweeps.executors import LocalExecutor, RayExecutor
 
     if arguments.executor == "local":
         return LocalExecutor(arguments.jobs or 1)
@@ -200,24 +200,25 @@ def _add_table(sweep: VerbParser) -> None:
 
 def _table(arguments: argparse.Namespace) -> None:
     from official_maskrcnn.evaluation import files
-    from official_maskrcnn.training import sweep_table
+    from official_maskrcnn.training.sweeps import table
+    from official_maskrcnn.training.sweeps.results import gather, write_csv
 
     sweep = _load(arguments, None)
     path = pathlib.Path(arguments.csv or pathlib.Path(sweep.path).with_suffix(".csv"))
-    results = sweep_table.gather(sweep, _output(arguments, sweep), path, arguments.prune)
+    results = gather(sweep, _output(arguments, sweep), path, arguments.prune)
     readme = ""
     if arguments.readme:  # before anything is written: it may be the wrong file
-        table = sweep_table.markdown_table(results)
+        markdown = table.markdown_table(results)
         readme = files.read_text(arguments.readme)
-        readme = sweep_table.insert_markdown(readme, sweep.name, table)
-    sweep_table.write_csv(results, path)
-    sweep_table.plot(results, path.with_suffix(".png"))
+        readme = table.insert_markdown(readme, sweep.name, markdown)
+    write_csv(results, path)
+    table.plot(results, path.with_suffix(".png"))
     if arguments.readme:
         files.write_text(arguments.readme, readme)
     if arguments.format == "rich":
-        console().print(sweep_table.rich_table(results))
+        console().print(table.rich_table(results))
     else:
-        make = {"markdown": sweep_table.markdown_table, "csv": sweep_table.csv_table}
+        make = {"markdown": table.markdown_table, "csv": table.csv_table}
         print(make[arguments.format](results), end="")
     if results.missing:
         lines = "".join(f"\n  {name}: {reason}" for name, reason in results.missing.items())

@@ -9,7 +9,7 @@ import pytest
 
 from official_maskrcnn.cli.main import main
 from official_maskrcnn.configs.sweep import load_sweep
-from official_maskrcnn.training import sweeps
+from official_maskrcnn.training.sweeps import runner
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _SWEEP = """
@@ -50,8 +50,8 @@ def fake_runs(monkeypatch):
         script = _ROOT / "tests" / "training" / "fake_run.py"
         return [sys.executable, "-S", str(script), str(folder), "22500", code]
 
-    monkeypatch.setattr(sweeps.run_sweep, "__defaults__", (lambda jobs: None, command))
-    monkeypatch.setattr(sweeps, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(runner.run_sweep, "__defaults__", (lambda jobs: None, command))
+    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_LOOKS", 0.02)
 
 
 def test_plan_lists_runs_and_what_they_change(file, data, capsys):
@@ -111,8 +111,8 @@ def test_run_then_table(file, data, fake_runs, capsys, tmp_path):
 
 def test_run_says_why_the_system_could_not_start_one(file, data, capsys, monkeypatch):
     defaults = (lambda jobs: None, lambda run, folder: ["no such program"])
-    monkeypatch.setattr(sweeps.run_sweep, "__defaults__", defaults)
-    monkeypatch.setattr(sweeps, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(runner.run_sweep, "__defaults__", defaults)
+    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_LOOKS", 0.02)
     assert main(["sweep", "run", file, "--output", "out", *data]) == 1
     printed = capsys.readouterr().out
     assert "0 of 4 runs are finished, in out" in printed

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.training.sweep_executors import RayExecutor
-from official_maskrcnn.training.sweeps import State, read_outcome, run_sweep
+from official_maskrcnn.training.sweeps.executors import RayExecutor
+from official_maskrcnn.training.sweeps.runner import State, read_outcome, run_sweep
 from tests.training.test_sweeps import _fake, _is_running, _load, _states, _tries, _when
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -73,8 +73,8 @@ _RUNNER = """
 import pathlib, sys
 from tests.training import test_sweeps
 from official_maskrcnn.configs.sweep import load_sweep
-from official_maskrcnn.training.sweep_executors import RayExecutor
-from official_maskrcnn.training.sweeps import run_sweep
+from official_maskrcnn.training.sweeps.executors import RayExecutor
+from official_maskrcnn.training.sweeps.runner import run_sweep
 sweep = load_sweep(sys.argv[1])
 command = test_sweeps._fake({run.name: "wait" for run in sweep.runs})
 run_sweep(sweep.runs, pathlib.Path(sys.argv[2]), RayExecutor(1, None, 1, 0), 0, command=command)

@@ -15,7 +15,8 @@ import rich.console
 from official_maskrcnn.configs import loading
 from official_maskrcnn.configs.sweep import Run, Sweep, load_sweep
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.training import sweep_table
+from official_maskrcnn.training.sweeps import table
+from official_maskrcnn.training.sweeps.results import gather, write_csv
 
 _SWEEP = """
 experiment: deep_mask_head_rcnn_resnetfpn_coco
@@ -73,8 +74,8 @@ def output(sweep, tmp_path) -> pathlib.Path:
 
 
 def test_means_and_deviations_by_hand(sweep, output, tmp_path):
-    results = sweep_table.gather(sweep, output, tmp_path / "mine.csv")
-    lines = list(csv.DictReader(io.StringIO(sweep_table.csv_table(results))))
+    results = gather(sweep, output, tmp_path / "mine.csv")
+    lines = list(csv.DictReader(io.StringIO(table.csv_table(results))))
     assert [line["row"] for line in lines] == ["w_1-plain", "w_1-deep", "w_2-plain", "w_2-deep"]
     # mean (0.1 + 0.2 + 0.6) / 3; deviations -0.2, -0.1, 0.3: sqrt((0.04 + 0.01 + 0.09) / 2)
     assert lines[0]["mask/AP mean"] == "0.30000"
@@ -86,9 +87,9 @@ def test_means_and_deviations_by_hand(sweep, output, tmp_path):
     assert (lines[1]["mask/AP mean"], lines[1]["mask/AP std"]) == ("0.60000", "0.14142")
     assert [lines[2][f"mask/AP {what}"] for what in ("mean", "std", "n")] == ["0.30000", "", "1"]
     assert [lines[3][f"mask/AP {what}"] for what in ("mean", "std", "n")] == ["", "", "0"]
-    assert sweep_table.mean_and_deviation([0.1, 0.2, 0.6])[1] == statistics.stdev([0.1, 0.2, 0.6])
+    assert table.mean_and_deviation([0.1, 0.2, 0.6])[1] == statistics.stdev([0.1, 0.2, 0.6])
 
-    assert sweep_table.markdown_table(results).splitlines() == [
+    assert table.markdown_table(results).splitlines() == [
         "| w | head | mask/AP | box/AP | runs |",
         "| --- | --- | ---: | ---: | ---: |",
         "| 1 | plain | 0.300 ± 0.265 | 0.150 ± 0.132 | 3 of 3 |",
@@ -100,13 +101,13 @@ def test_means_and_deviations_by_hand(sweep, output, tmp_path):
     ]
     console = rich.console.Console(width=120)
     with console.capture() as capture:
-        console.print(sweep_table.rich_table(results))
+        console.print(table.rich_table(results))
     for part in ("mine", "0.300 ± 0.265", "2 of 3", _CAPTION):
         assert part in capture.get(), part
 
 
 def test_no_figure_of_a_run_that_did_not_end(sweep, output, tmp_path):
-    results = sweep_table.gather(sweep, output, tmp_path / "mine.csv")
+    results = gather(sweep, output, tmp_path / "mine.csv")
     assert results.missing == {
         "w_1-deep/seed2": "not started",
         "w_2-plain/seed3": "ended with exit code 1",
@@ -114,7 +115,7 @@ def test_no_figure_of_a_run_that_did_not_end(sweep, output, tmp_path):
         "w_2-deep/seed2": "not started",
         "w_2-deep/seed3": "not started",
     }
-    sweep_table.write_csv(results, tmp_path / "mine.csv")
+    write_csv(results, tmp_path / "mine.csv")
     lines = list(csv.DictReader((tmp_path / "mine.csv").open()))
     assert len(lines) == 7
     assert lines[0] == {
@@ -126,19 +127,19 @@ def test_no_figure_of_a_run_that_did_not_end(sweep, output, tmp_path):
 
 def test_lines_of_other_machines_stay_while_their_digest_fits(sweep, output, tmp_path):
     path = tmp_path / "mine.csv"
-    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    write_csv(gather(sweep, output, path), path)
     before = path.read_text()
     elsewhere = tmp_path / "elsewhere"
-    results = sweep_table.gather(sweep, elsewhere, path)
+    results = gather(sweep, elsewhere, path)
     assert len(results.missing) == 5
-    sweep_table.write_csv(results, path)
+    write_csv(results, path)
     assert path.read_text() == before
 
     _finish(sweep.runs[4], elsewhere, 0.4)  # w_1-deep/seed2
-    results = sweep_table.gather(sweep, elsewhere, path)
+    results = gather(sweep, elsewhere, path)
     assert len(results.missing) == 4
     assert results.values(sweep.rows[1], "mask/AP") == [0.5, 0.4, 0.7]
-    sweep_table.write_csv(results, path)
+    write_csv(results, path)
     assert len(path.read_text().splitlines()) == len(before.splitlines()) + 1
 
 
@@ -146,13 +147,13 @@ def test_lines_of_another_configuration_are_lost_only_to_a_new_result_or_if_aske
     sweep, output, tmp_path
 ):
     path = tmp_path / "mine.csv"
-    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    write_csv(gather(sweep, output, path), path)
     changed = _load(tmp_path, _SWEEP.replace("num_convs: 8", "num_convs: 6"))
     with pytest.raises(
         UserError, match=r"has 2 line\(s\) of another .*: w_1-deep/seed1, w_1-deep/seed3; .*--prune"
     ):
-        sweep_table.gather(changed, output, path)
-    results = sweep_table.gather(changed, output, path, prune=True)
+        gather(changed, output, path)
+    results = gather(changed, output, path, prune=True)
     assert len(results.by_run) == len([name for name in results.by_run if "plain" in name]) == 5
     assert results.missing["w_1-deep/seed1"] == (
         f"{output}/w_1-deep/seed1 is of another configuration; its line in {path} is of another "
@@ -160,12 +161,12 @@ def test_lines_of_another_configuration_are_lost_only_to_a_new_result_or_if_aske
     )
     fewer = _load(tmp_path, _SWEEP.replace("[1, 2, 3]", "[1, 2]"))
     with pytest.raises(UserError, match=r"of no run of the sweep: w_1-plain/seed3, w_1-deep/seed3"):
-        sweep_table.gather(fewer, output, path)
+        gather(fewer, output, path)
 
     again = tmp_path / "again"
     for run in changed.runs[3:6]:  # w_1-deep
         _finish(run, again, 0.4)
-    sweep_table.write_csv(sweep_table.gather(changed, again, path), path)
+    write_csv(gather(changed, again, path), path)
     digests = {line["run"]: line["digest"] for line in csv.DictReader(path.open())}
     assert digests["w_1-deep/seed1"] == changed.runs[3].digest != sweep.runs[3].digest
     assert digests["w_1-plain/seed1"] == sweep.runs[0].digest and len(digests) == 8
@@ -173,13 +174,13 @@ def test_lines_of_another_configuration_are_lost_only_to_a_new_result_or_if_aske
 
 def test_columns_stay_when_the_sweep_no_longer_asks_for_them(sweep, output, tmp_path):
     path = tmp_path / "mine.csv"
-    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    write_csv(gather(sweep, output, path), path)
     before = path.read_text()
     fewer = _load(tmp_path, _SWEEP.replace("[mask/AP, box/AP]", "mask/AP"))
     for folder in (output, tmp_path / "elsewhere"):
-        results = sweep_table.gather(fewer, folder, path)
-        assert "box" not in sweep_table.markdown_table(results)
-        sweep_table.write_csv(results, path)
+        results = gather(fewer, folder, path)
+        assert "box" not in table.markdown_table(results)
+        write_csv(results, path)
         assert path.read_text() == before
 
 
@@ -187,11 +188,11 @@ def test_a_metric_that_nothing_has_is_refused(sweep, output, tmp_path):
     path = tmp_path / "mine.csv"
     wrong = _load(tmp_path, _SWEEP.replace("mask/AP", "maks/AP"))
     with pytest.raises(UserError, match="no run has 'maks/AP'; did you mean mask/AP"):
-        sweep_table.gather(wrong, output, path)
-    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+        gather(wrong, output, path)
+    write_csv(gather(sweep, output, path), path)
     with pytest.raises(UserError, match="no run has 'maks/AP'; did you mean mask/AP"):
-        sweep_table.gather(wrong, tmp_path / "nothing", path)
-    assert not sweep_table.gather(wrong, tmp_path / "nothing", tmp_path / "none.csv").by_run
+        gather(wrong, tmp_path / "nothing", path)
+    assert not gather(wrong, tmp_path / "nothing", tmp_path / "none.csv").by_run
 
 
 @pytest.mark.parametrize(
@@ -206,19 +207,19 @@ def test_a_metric_that_nothing_has_is_refused(sweep, output, tmp_path):
 )
 def test_a_damaged_csv_is_named(sweep, output, tmp_path, old, new, message):
     path = tmp_path / "mine.csv"
-    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    write_csv(gather(sweep, output, path), path)
     text = path.read_text().replace(old, new, 1)
     path.write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=rf"mine.csv.* {re.escape(message)}"):
-        sweep_table.gather(sweep, output, path)
+        gather(sweep, output, path)
 
 
 def test_a_csv_that_cannot_be_written_is_as_it_was(sweep, output, tmp_path, monkeypatch):
     path = tmp_path / "mine.csv"
-    sweep_table.write_csv(sweep_table.gather(sweep, output, path), path)
+    write_csv(gather(sweep, output, path), path)
     before = path.read_text()
     _finish(sweep.runs[4], output, 0.4)
-    results = sweep_table.gather(sweep, output, path)
+    results = gather(sweep, output, path)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -226,15 +227,15 @@ def test_a_csv_that_cannot_be_written_is_as_it_was(sweep, output, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(UserError, match=r"cannot write .*mine.csv: .*No space left"):
-            sweep_table.write_csv(results, path)
+            write_csv(results, path)
     assert path.read_text() == before
 
 
 def test_the_plot_is_a_picture_with_room_for_all(sweep, output, tmp_path):
     from PIL import Image
 
-    results = sweep_table.gather(sweep, output, tmp_path / "mine.csv")
-    sweep_table.plot(results, tmp_path / "mine.png")
+    results = gather(sweep, output, tmp_path / "mine.csv")
+    table.plot(results, tmp_path / "mine.png")
     with Image.open(tmp_path / "mine.png") as image:
         assert image.format == "PNG"
         assert image.width > 800 and image.height > 200
@@ -243,8 +244,8 @@ def test_the_plot_is_a_picture_with_room_for_all(sweep, output, tmp_path):
 
 def test_the_table_goes_between_its_lines_of_a_readme():
     text = "a\n<!-- mine -->\nold\n<!-- /mine -->\nb\n<!-- other -->\n<!-- /other -->\n"
-    new = sweep_table.insert_markdown(text, "mine", "| \\1 |\n")
+    new = table.insert_markdown(text, "mine", "| \\1 |\n")
     assert new == text.replace("old\n", "\n| \\1 |\n\n")
-    assert sweep_table.insert_markdown(new, "mine", "| \\1 |\n") == new
+    assert table.insert_markdown(new, "mine", "| \\1 |\n") == new
     with pytest.raises(UserError, match="give it the lines <!-- none --> and <!-- /none -->"):
-        sweep_table.insert_markdown(text, "none", "")
+        table.insert_markdown(text, "none", "")

@@ -19,10 +19,11 @@ import rich.console
 from official_maskrcnn.configs.sweep import Run, Sweep, load_sweep
 from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.training import progress, sweep_executors, sweep_process, sweeps
-from official_maskrcnn.training.sweep_executors import LocalExecutor
-from official_maskrcnn.training.sweep_progress import SweepProgress
-from official_maskrcnn.training.sweeps import Job, State, read_outcome, run_sweep
+from official_maskrcnn.training import progress
+from official_maskrcnn.training.sweeps import executors, run_process, runner
+from official_maskrcnn.training.sweeps.executors import LocalExecutor
+from official_maskrcnn.training.sweeps.progress import SweepProgress
+from official_maskrcnn.training.sweeps.runner import Job, State, read_outcome, run_sweep
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _FAKE = _ROOT / "tests" / "training" / "fake_run.py"
@@ -67,7 +68,7 @@ def _states(jobs: Sequence[Job]) -> dict[str, tuple[str, int]]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(sweeps, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_LOOKS", 0.02)
 
 
 def test_every_run_has_its_folder_and_its_configuration_and_what_is_finished_stays(sweep, tmp_path):
@@ -96,7 +97,7 @@ def test_jobs_is_how_many_run_at_a_time(sweep, tmp_path):
 
 
 def test_cores_and_gpus_are_shared_out(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_executors, "_gpus", lambda: ["4", "5", "6", "7"])
+    monkeypatch.setattr(executors, "_gpus", lambda: ["4", "5", "6", "7"])
     run_sweep(sweep.runs, tmp_path, LocalExecutor(2), 0, command=_fake())
     cores, gpus = zip(*(_tries(tmp_path / run.name)[0][2:] for run in sweep.runs), strict=True)
     assert set(gpus) == {"4,5", "6,7"}
@@ -116,7 +117,7 @@ def test_cores_and_gpus_are_shared_out(sweep, tmp_path, monkeypatch):
     ],
 )
 def test_shares(items, slots, expected):
-    assert [sweep_executors._share(items, slot, slots) for slot in range(slots)] == expected
+    assert [executors._share(items, slot, slots) for slot in range(slots)] == expected
 
 
 def test_a_failure_is_isolated_and_tried_again_but_not_a_mistake_of_the_user(sweep, tmp_path):
@@ -260,7 +261,7 @@ def test_runs_may_save_also_when_the_runner_itself_fails(sweep, tmp_path):
 def test_what_does_not_stop_is_killed_in_time_or_at_the_second_signal(
     sweep, tmp_path, monkeypatch, twice
 ):
-    monkeypatch.setattr(sweep_process, "STOP_SECONDS", 60.0 if twice else 0.5)
+    monkeypatch.setattr(run_process, "STOP_SECONDS", 60.0 if twice else 0.5)
     folder = tmp_path / sweep.runs[0].name
 
     def interrupt() -> None:
@@ -285,8 +286,8 @@ _RUNNER = """
 import pathlib, sys
 from tests.training import test_sweeps
 from official_maskrcnn.configs.sweep import load_sweep
-from official_maskrcnn.training.sweep_executors import LocalExecutor
-from official_maskrcnn.training.sweeps import run_sweep
+from official_maskrcnn.training.sweeps.executors import LocalExecutor
+from official_maskrcnn.training.sweeps.runner import run_sweep
 sweep = load_sweep(sys.argv[1])
 behaviours = {run.name: "wait" for run in sweep.runs}
 command = test_sweeps._fake(behaviours)

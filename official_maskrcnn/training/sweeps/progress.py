@@ -14,7 +14,7 @@ from absl import logging
 
 from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training import progress
-from official_maskrcnn.training.sweeps import Job, Outcome, State, read_outcome
+from official_maskrcnn.training.sweeps.runner import Job, Outcome, State, read_outcome
 
 _SECONDS_BETWEEN_TABLES = 2.0
 _SECONDS_BETWEEN_LINES = 60.0

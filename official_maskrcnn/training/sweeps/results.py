@@ -1,4 +1,4 @@
-"""The results of a sweep: a CSV line for each run that has ended, and mean and spread of each row.
+"""The results of a sweep: a CSV line for each run that has ended.
 
 The CSV holds what has been measured, on whatever machine, also metrics that the sweep no longer
 asks for. So a sweep can be run in several sittings, and its folders deleted. A line leaves it only
@@ -11,19 +11,15 @@ import difflib
 import io
 import math
 import pathlib
-import re
-import statistics
 from collections.abc import Mapping, Sequence
-
-import rich.markup
-import rich.table
 
 from official_maskrcnn.configs.sweep import Row, Run, Sweep
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import files
 from official_maskrcnn.tasks.metrics_file import read_metrics
-from official_maskrcnn.training import sweeps
+from official_maskrcnn.training.sweeps import runner
 
+Cell = str | int | float | None
 _AFTER_METRICS = ("steps", "seconds", "digest")
 
 
@@ -110,123 +106,36 @@ def gather(
 def write_csv(results: Results, path: pathlib.Path) -> None:
     """Writes one line for each run that has ended; a `UserError` says why it cannot."""
     sweep = results.sweep
-    lines: list[Sequence[object]] = [
-        ["run", *sweep.axes, "seed", *results.columns, *_AFTER_METRICS]
-    ]
+    lines: list[Sequence[Cell]] = [["run", *sweep.axes, "seed", *results.columns, *_AFTER_METRICS]]
     for run in sweep.runs:
         if run.name in results.by_run:
             result = results.by_run[run.name]
             labels = [run.row.labels.get(axis, "") for axis in sweep.axes]
-            values = [_number(result.metrics.get(metric)) for metric in results.columns]
-            after = [result.steps, f"{result.seconds:.0f}", run.digest]
+            values = [result.metrics.get(metric) for metric in results.columns]
+            after: list[Cell] = [result.steps, f"{result.seconds:.0f}", run.digest]
             lines.append([run.name, *labels, run.seed, *values, *after])
-    files.write_text(path, _to_csv(lines))
+    files.write_text(path, to_csv(lines))
 
 
-def rich_table(results: Results) -> rich.table.Table:
-    """Mean and spread of each row, for the terminal."""
-    sweep = results.sweep
-    table = rich.table.Table(title=sweep.name, caption=_caption(sweep))
-    for axis in sweep.axes:
-        table.add_column(axis)
-    for name in (*sweep.metrics, "runs"):
-        table.add_column(name, justify="right")
-    for row in sweep.rows:
-        table.add_row(*map(rich.markup.escape, _cells(results, row)))
-    return table
+def to_csv(lines: Sequence[Sequence[Cell]]) -> str:
+    """CSV of some lines, numbers with five decimals and None as an empty cell."""
 
+    def cell(value: Cell) -> Cell:
+        return f"{value:.5f}" if isinstance(value, float) else value
 
-def markdown_table(results: Results) -> str:
-    """Mean and spread of each row, for a README."""
-    sweep = results.sweep
-    head = [*sweep.axes, *sweep.metrics, "runs"]
-    rule = ["---"] * len(sweep.axes) + ["---:"] * (len(sweep.metrics) + 1)
-    lines = [head, rule, *(_cells(results, row) for row in sweep.rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{_caption(sweep)}\n"
-
-
-def csv_table(results: Results) -> str:
-    """Mean, spread and number of runs of each row, for programs."""
-    sweep = results.sweep
-    columns = [f"{metric} {what}" for metric in sweep.metrics for what in ("mean", "std", "n")]
-    lines: list[Sequence[object]] = [["row", *sweep.axes, *columns]]
-    for row in sweep.rows:
-        line: list[object] = [row.name, *(row.labels.get(axis, "") for axis in sweep.axes)]
-        for metric in sweep.metrics:
-            values = results.values(row, metric)
-            mean, deviation = mean_and_deviation(values)
-            line += [_number(mean), _number(deviation), len(values)]
-        lines.append(line)
-    return _to_csv(lines)
-
-
-def plot(results: Results, path: pathlib.Path) -> None:
-    """Draws mean, spread and the single seeds of every row as PNG, a panel for each metric.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    sweep = results.sweep
-    figure, panels = pyplot.subplots(
-        ncols=len(sweep.metrics),
-        figsize=(2 + 4 * len(sweep.metrics), 1.2 + 0.32 * len(sweep.rows)),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for panel, metric in zip(panels[0], sweep.metrics, strict=True):
-        for position, row in enumerate(sweep.rows):
-            values = results.values(row, metric)
-            mean, deviation = mean_and_deviation(values)
-            panel.plot(values, [position] * len(values), "o", color="tab:blue", alpha=0.4, ms=4)
-            if mean is not None:
-                panel.errorbar(mean, position, xerr=deviation, fmt="|", color="black", capsize=3)
-        panel.set_xlabel(metric)
-        panel.grid(axis="x", alpha=0.3)
-    panels[0][0].set_yticks(range(len(sweep.rows)), [row.name for row in sweep.rows])
-    panels[0][0].invert_yaxis()
-    figure.suptitle(f"{sweep.name}: {_caption(sweep)}", fontsize="medium")
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        pyplot.close(figure)
-
-
-def insert_markdown(text: str, name: str, table: str) -> str:
-    """A text with the table between the lines `<!-- NAME -->` and `<!-- /NAME -->`.
-
-    Raises:
-      UserError: the text does not have these lines.
-    """
-    pattern = rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)"
-    if not re.search(pattern, text, re.DOTALL):
-        raise UserError(
-            f"no place for the table: give it the lines <!-- {name} --> and <!-- /{name} -->"
-        )
-    return re.sub(pattern, lambda found: f"{found[1]}\n{table}\n{found[2]}", text, flags=re.DOTALL)
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean, and sample standard deviation (divisor n - 1); None where there are too few values."""
-    mean = statistics.fmean(values) if values else None
-    return mean, statistics.stdev(values) if len(values) > 1 else None
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([map(cell, line) for line in lines])
+    return text.getvalue()
 
 
 def _read_folder(run: Run, folder: pathlib.Path) -> tuple[Result | None, str]:
     """The result of a finished run; or None and why there is none."""
-    outcome = sweeps.read_outcome(folder)
+    outcome = runner.read_outcome(folder)
     if outcome is None:
         return None, "not finished" if folder.exists() else "not started"
     if outcome.exit_code != 0:
         return None, f"ended with exit code {outcome.exit_code}"
-    if sweeps.config_differences(run, folder):
+    if runner.config_differences(run, folder):
         return None, f"{folder} is of another configuration"
     lines = read_metrics(str(folder), "eval")
     if not lines:
@@ -279,28 +188,3 @@ def _refuse_unknown(sweep: Sweep, offered: set[str]) -> None:
             near = difflib.get_close_matches(metric, offered, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(offered))}"
             raise UserError(f"metrics ({sweep.path}): no run has {metric!r}; {hint}")
-
-
-def _cells(results: Results, row: Row) -> list[str]:
-    sweep = results.sweep
-    ended = sum(Run(row, seed).name in results.by_run for seed in sweep.seeds)
-    cells = [row.labels.get(axis, "") for axis in sweep.axes]
-    for metric in sweep.metrics:
-        mean, deviation = mean_and_deviation(results.values(row, metric))
-        cells.append("" if mean is None else f"{mean:.3f}")
-        cells[-1] += "" if deviation is None else f" ± {deviation:.3f}"
-    return [*cells, f"{ended} of {len(sweep.seeds)}"]
-
-
-def _caption(sweep: Sweep) -> str:
-    return f"mean ± sample standard deviation over seeds {', '.join(map(str, sweep.seeds))}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5f}"
-
-
-def _to_csv(lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()

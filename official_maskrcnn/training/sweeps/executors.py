@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from official_maskrcnn.errors import UserError, require_packages
-from official_maskrcnn.training import sweep_process
+from official_maskrcnn.training.sweeps import run_process
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class Process(Protocol):
         """The exit code, 128 and more for a signal; None before the end."""
 
     def stop(self) -> None:
-        """Asks the process to save what it has and to end, with `sweep_process.PREEMPTED`."""
+        """Asks the process to save what it has and to end, with `run_process.PREEMPTED`."""
 
     def kill(self) -> None:
         """Ends the process at once."""
@@ -56,7 +56,7 @@ class LocalExecutor:
         slot = min(set(range(self.slots)) - busy)
         gpus = self._gpus[slot]
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-        process = sweep_process.start(command, log, environment, self._cores[slot])
+        process = run_process.start(command, log, environment, self._cores[slot])
         self._running[slot] = _LocalProcess(process)
         return self._running[slot]
 
@@ -66,13 +66,13 @@ class _LocalProcess:
         self._process = process
 
     def poll(self) -> int | None:
-        return sweep_process.exit_code(self._process)
+        return run_process.exit_code(self._process)
 
     def stop(self) -> None:
         self._process.terminate()
 
     def kill(self) -> None:
-        sweep_process.kill(self._process)
+        run_process.kill(self._process)
 
 
 class RayExecutor:
@@ -108,7 +108,7 @@ class RayExecutor:
         self._environment = {f"TF_NUM_{kind}OP_THREADS": str(cpus) for kind in ("INTRA", "INTER")}
         # A task is not tried again by Ray: what is worth it, the sweep's runner knows.
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
-        self._run = task(sweep_process.run)
+        self._run = task(run_process.run)
 
     @property
     def slots(self) -> int:
@@ -142,7 +142,7 @@ class _RayProcess:
                 exceptions.WorkerCrashedError,  # which only waits for the run: its machine is gone
                 exceptions.NodeDiedError,
             ):
-                self._code = sweep_process.PREEMPTED
+                self._code = run_process.PREEMPTED
             except exceptions.RayError as error:
                 logging.warning("Ray: %s", error)
                 self._code = 1

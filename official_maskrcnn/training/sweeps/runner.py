@@ -28,8 +28,8 @@ from official_maskrcnn.configs.overrides import Fault
 from official_maskrcnn.configs.sweep import Run, shared_faults
 from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.training import sweep_process
-from official_maskrcnn.training.sweep_executors import Executor, Process
+from official_maskrcnn.training.sweeps import run_process
+from official_maskrcnn.training.sweeps.executors import Executor, Process
 
 _CONFIG, _OUTCOME, _LOG = "config.yaml", "outcome.json", "run.log"
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -238,7 +238,7 @@ def _has_ended(job: Job, retries: int) -> bool:
         return True
     if code == 0:
         job.state = State.FINISHED
-    elif code == sweep_process.PREEMPTED:
+    elif code == run_process.PREEMPTED:
         job.state = State.WAITING
     else:
         job.failures += 1
@@ -260,7 +260,7 @@ def _stop(running: Sequence[Job], signals: Sequence[int], watch: Callable[[], No
     """Asks the processes to end; ends them after a minute, or when a second signal comes."""
     if not running:
         return
-    deadline = time.monotonic() + sweep_process.STOP_SECONDS
+    deadline = time.monotonic() + run_process.STOP_SECONDS
     for job in running:
         if job.process:
             job.process.stop()

@@ -199,7 +199,7 @@ def _add_table(sweep: VerbParser) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> None:
-    from official_maskrcnn.evaluation import files
+    from official_maskrcnn import files
     from official_maskrcnn.training.sweeps import table
     from official_maskrcnn.training.sweeps.results import gather, write_csv
 

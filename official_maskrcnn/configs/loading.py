@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-import tensorflow as tf
 import yaml
 
 from official_maskrcnn.configs import checks, fields, overrides, rules
@@ -12,6 +11,7 @@ from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.experiments import EXPERIMENTS
 from official_maskrcnn.configs.overrides import Fault, Source
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.files import write_text
 from official_maskrcnn.model_garden import light_imports
 
 with light_imports():
@@ -105,12 +105,12 @@ def experiment_from_params(path: str) -> ExperimentConfig:
 
 
 def save_params(experiment: ExperimentConfig, path: str) -> None:
-    """Writes a whole configuration as YAML, whole or not at all; `path` may be remote (gs://)."""
-    text = to_yaml(experiment)
-    partial = f"{path}.partial"
-    with tf.io.gfile.GFile(partial, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(partial, path, overwrite=True)
+    """Writes a whole configuration as YAML; `path` may be remote (gs://).
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    write_text(path, to_yaml(experiment))
 
 
 def to_yaml(config: hyperparams.Config) -> str:

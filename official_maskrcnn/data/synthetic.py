@@ -5,7 +5,6 @@ Only the outline tells the class: colour, texture, size and rotation are drawn i
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -17,6 +16,7 @@ from pycocotools import mask as rle
 
 from official_maskrcnn.data import parallel
 from official_maskrcnn.errors import UserError
+from official_maskrcnn.files import write_json
 
 # Ids with gaps, as COCO has them.
 CATEGORIES = {
@@ -116,9 +116,7 @@ def _write_coco(
         "categories": [{"id": i, "name": name} for i, name in CATEGORIES.items()],
     }
     path = root / "instances.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(coco))
-    partial.replace(path)
+    write_json(path, coco)
     return path
 
 

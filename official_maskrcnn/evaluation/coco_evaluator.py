@@ -15,9 +15,9 @@ from official_maskrcnn.evaluation.average_precision import (
 )
 from official_maskrcnn.evaluation.detections import DetectionStore
 from official_maskrcnn.evaluation.diagnosis import explain_zero_ap
-from official_maskrcnn.evaluation.files import read_json, write_json_list
 from official_maskrcnn.evaluation.ground_truth import GroundTruth, load_ground_truth
 from official_maskrcnn.evaluation.metrics import summarize
+from official_maskrcnn.files import read_json, write_json_list
 
 _logger = logging.getLogger(__name__)
 PADDING_IMAGE_ID = -1  # of examples that only fill the last batch

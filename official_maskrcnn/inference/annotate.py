@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from official_maskrcnn.data.coco import load_coco
 from official_maskrcnn.data.ids import id_key
-from official_maskrcnn.evaluation.files import read_json, require_local, write_json
+from official_maskrcnn.files import read_json, require_local, write_json
 from official_maskrcnn.inference.boxes_file import BoxesFile, group_boxes
 from official_maskrcnn.inference.image_list import find_images
 from official_maskrcnn.inference.journal import Journal

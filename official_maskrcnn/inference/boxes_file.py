@@ -10,7 +10,7 @@ import numpy as np
 
 from official_maskrcnn.data.ids import IdKey, as_int, id_key
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.files import read_json
 from official_maskrcnn.inference.image_list import ImageFile
 
 _MAX_SHOWN = 200  # characters of a faulty entry

@@ -9,7 +9,7 @@ import tensorflow as tf
 from official_maskrcnn.configs.loading import experiment_from_params
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.files import read_json
 from official_maskrcnn.inference.formats import ABOUT, FORMATS
 from official_maskrcnn.inference.graphs import without_remarks
 from official_maskrcnn.tasks.model_dir import PARAMS

@@ -17,7 +17,7 @@ from official_maskrcnn.data import parallel
 from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import require_local, write_json_list
+from official_maskrcnn.files import require_local, write_json, write_json_list
 from official_maskrcnn.inference import images as image_files
 from official_maskrcnn.inference.boxes_file import BoxesFile, GivenBoxes
 from official_maskrcnn.inference.detections import Detections
@@ -265,8 +265,7 @@ def _write_results(
     write_json_list(folder / SUBMISSION, results())
     outcome.images = len(listed)
     categories = [{"id": i, "name": name} for i, name in class_names.items()]
-    text = json.dumps({"images": listed, "annotations": [], "categories": categories}, indent=1)
-    (folder / IMAGES).write_text(text, encoding="utf-8")
+    write_json(folder / IMAGES, {"images": listed, "annotations": [], "categories": categories})
 
 
 def _created(folder: pathlib.Path) -> pathlib.Path:

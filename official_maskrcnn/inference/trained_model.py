@@ -12,7 +12,7 @@ from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.loading import experiment_from_params
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.files import read_json
 from official_maskrcnn.inference.graphs import InferenceGraphs
 from official_maskrcnn.modeling import checkpoint_files
 from official_maskrcnn.modeling.mask_rcnn import MaskRCNN

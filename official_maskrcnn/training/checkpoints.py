@@ -17,7 +17,7 @@ import tf_keras
 from absl import logging
 
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import write_text
+from official_maskrcnn.files import write_text
 from official_maskrcnn.modeling import checkpoint_files, restore
 from official_maskrcnn.training.strategy import is_chief
 

@@ -20,7 +20,7 @@ from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.configs.task import DataConfig
 from official_maskrcnn.data.locks import only_process
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import write_text
+from official_maskrcnn.files import write_text
 from official_maskrcnn.tasks import gin_bindings
 from official_maskrcnn.tasks.model_dir import CATEGORIES, PARAMS, RECORD
 from official_maskrcnn.training import environment

@@ -24,8 +24,8 @@ from official_maskrcnn.data.images import ImageFault
 from official_maskrcnn.data.parser import preprocess_image
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation import CocoEvaluator
-from official_maskrcnn.evaluation.files import read_json
 from official_maskrcnn.evaluation.ground_truth import GroundTruth, load_ground_truth
+from official_maskrcnn.files import read_json
 from official_maskrcnn.inference import images as image_files
 from official_maskrcnn.inference.detections import Detections, from_outputs
 from official_maskrcnn.inference.export import runner

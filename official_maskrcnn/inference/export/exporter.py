@@ -15,7 +15,7 @@ from official_maskrcnn.configs.loading import save_params
 from official_maskrcnn.configs.model import DeepMaskHeadRCNN
 from official_maskrcnn.data import parser
 from official_maskrcnn.errors import UserError, require_packages
-from official_maskrcnn.evaluation.files import read_json, require_local, write_json
+from official_maskrcnn.files import read_json, require_local, write_json
 from official_maskrcnn.inference.export import conversions
 from official_maskrcnn.inference.export.signatures import serving_signatures
 from official_maskrcnn.inference.exported_model import is_export

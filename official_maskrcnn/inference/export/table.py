@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import rich.table
 
-from official_maskrcnn.evaluation.files import write_text
+from official_maskrcnn.files import write_text
 from official_maskrcnn.inference.export.check import Checked
 
 HEADER = (

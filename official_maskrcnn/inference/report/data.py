@@ -8,8 +8,8 @@ import tensorflow as tf
 from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.data.ids import image_number
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import read_json
 from official_maskrcnn.evaluation.ground_truth import GroundTruth, load_ground_truth
+from official_maskrcnn.files import read_json
 from official_maskrcnn.inference.image_list import ImageFile, find_images
 from official_maskrcnn.tasks.model_dir import RECORD
 

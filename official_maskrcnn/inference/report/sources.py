@@ -9,7 +9,7 @@ from official_maskrcnn.configs.experiment import ExperimentConfig
 from official_maskrcnn.data.ids import image_number
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.evaluation.detections import DetectionStore
-from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.files import read_json
 from official_maskrcnn.inference.journal import Journal
 from official_maskrcnn.inference.prediction_files import Options, predict_files
 from official_maskrcnn.inference.predictor import Predictor

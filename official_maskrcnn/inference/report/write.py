@@ -10,7 +10,7 @@ from typing import Any
 import official_maskrcnn
 from official_maskrcnn.data import parallel
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import require_local, write_text
+from official_maskrcnn.files import require_local, write_text
 from official_maskrcnn.inference.report import content, page, pictures
 from official_maskrcnn.inference.report.data import ReportData, load_data, validation_data
 from official_maskrcnn.inference.report.sources import (

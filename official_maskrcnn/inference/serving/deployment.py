@@ -6,7 +6,7 @@ from typing import Any
 import pydantic
 
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation.files import read_json
+from official_maskrcnn.files import read_json
 
 
 class _Part(pydantic.BaseModel):

@@ -13,9 +13,9 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from official_maskrcnn import files
 from official_maskrcnn.configs.sweep import Row, Run, Sweep
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation import files
 from official_maskrcnn.tasks.metrics_file import read_metrics
 from official_maskrcnn.training.sweeps import runner
 

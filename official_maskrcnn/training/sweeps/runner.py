@@ -251,7 +251,7 @@ def _write_outcome(job: Job, code: int) -> None:
     before = read_outcome(job.folder) or Outcome(0, 0, 0.0)
     seconds = before.seconds + time.monotonic() - job.started
     outcome = Outcome(code, before.tries + 1, round(seconds, 1))
-    partial = job.folder / f"{_OUTCOME}.partial"
+    partial = job.folder / f"{_OUTCOME}.partial"  # not files.write_json: no folder anew
     partial.write_text(json.dumps(dataclasses.asdict(outcome)))
     partial.replace(job.folder / _OUTCOME)
 

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
+from official_maskrcnn import files
 from official_maskrcnn.errors import UserError
-from official_maskrcnn.evaluation import files
 
 
 def test_a_byte_order_mark_is_no_content(tmp_path):

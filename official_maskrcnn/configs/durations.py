@@ -47,7 +47,8 @@ def resolve(experiment: ExperimentConfig, count_examples: Callable[[], int]) -> 
             *(trainer.train_epochs, examples, batch, trainer.train_steps),
         )
         if trainer.boundary_epochs is not None:
-            boundaries = [to_steps(epochs) for epochs in trainer.boundary_epochs]
+            last = max(trainer.train_steps - 1, 1)  # rounding leaves them inside the training
+            boundaries = [min(to_steps(epochs), last) for epochs in trainer.boundary_epochs]
             trainer.optimizer_config.learning_rate.get().boundaries = boundaries
             logging.info("learning rate boundaries at steps %s", boundaries)
         trainer.train_epochs = trainer.boundary_epochs = None

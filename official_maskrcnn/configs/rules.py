@@ -113,12 +113,11 @@ def durations(experiment: ExperimentConfig) -> Iterator[Violation]:
     if length and boundaries[-1] >= length:
         fitting = [round(boundary * 0.9 * length / boundaries[-1], 2) for boundary in boundaries]
         if not in_epochs:
-            fitting = [max(round(boundary), 1) for boundary in fitting]
-        yield Violation(
-            f"{show_value(boundaries)} given; must lie below {length_path} {length}, such as "
-            f"{show_value(fitting)}",
-            (path, length_path),
-        )
+            fitting = [max(int(boundary), 1) for boundary in fitting]
+        message = f"{show_value(boundaries)} given; must lie below {length_path} {length}"
+        if fitting[-1] < length and _ascend(fitting):
+            message += f", such as {show_value(fitting)}"
+        yield Violation(message, (path, length_path))
 
 
 @rule
@@ -143,8 +142,12 @@ def learning_rates(experiment: ExperimentConfig) -> Iterator[Violation]:
             f"boundaries, but there are {len(boundaries)}: {show_value(boundaries)}",
             (values_path, path),
         )
-    if any(later <= earlier for earlier, later in itertools.pairwise(boundaries)):
+    if not _ascend(boundaries):
         yield Violation(f"{show_value(boundaries)} must be in ascending order", (path,))
+
+
+def _ascend(numbers: Sequence[float]) -> bool:
+    return all(later > earlier for earlier, later in itertools.pairwise(numbers))
 
 
 def learning_rate_boundaries(

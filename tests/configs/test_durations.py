@@ -24,6 +24,14 @@ def test_epochs_become_steps_of_the_global_batch():
     assert trainer.boundary_epochs is None
 
 
+def test_boundaries_of_a_short_training_stay_inside_it():
+    trainer = _resolve("trainer.train_epochs=3.2,trainer.boundary_epochs=[1,2.6]", 64).trainer
+    assert trainer.train_steps == 3  # and 2.6 epochs are nearer to 3 steps than to 2
+    assert trainer.optimizer_config.learning_rate.stepwise.boundaries == [1, 2]
+    with pytest.raises(UserError, match=r"\[1, 1\] given; must lie below trainer.train_steps 1\n"):
+        _resolve("trainer.train_epochs=1,trainer.boundary_epochs=[0.3,0.6]", 64)
+
+
 def test_steps_need_no_data_and_stay():
     def count() -> int:
         raise AssertionError("counted")

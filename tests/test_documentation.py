@@ -246,7 +246,9 @@ def test_the_readme_s_python_runs(folder: Folder, at_home):
 def test_make_demo_runs_public_commands(folder: Folder):
     """`make demo` itself, after the set-up that made this environment."""
     bin_folder = folder.path.parent / "bin"
-    listed = folder.run(f"make --dry-run demo BIN={bin_folder} INSTALLED={bin_folder}/python")
+    listed = folder.run(
+        f"make --no-print-directory --dry-run demo BIN={bin_folder} INSTALLED={bin_folder}/python"
+    )
     commands = listed.replace("\\\n", " ").splitlines()
     assert ["synthetic" in command for command in commands] == [True, True, False, False]
     for command in commands:

@@ -62,6 +62,7 @@ def label_anchors(
     unmatched_threshold: float = 0.3,
     num_samples: int = 256,
     foreground_fraction: float = 0.5,
+    static_shapes: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Targets of the region proposal network (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
 
@@ -78,6 +79,7 @@ def label_anchors(
       unmatched_threshold: IoU.
       num_samples: per image.
       foreground_fraction: at most this share of the samples is foreground.
+      static_shapes: in a way that suits XLA; the results are the same.
 
     Returns:
       score_targets int32 [b, a]: 1 foreground, 0 background, -1 not sampled.
@@ -104,9 +106,9 @@ def label_anchors(
     )[:, :-1]  # [b, a], num_instances where no instance forces the anchor
     is_forced = forced < num_instances
     matched = tf.where(is_forced, forced, matched)
-    boxes = tf.gather(tf.linalg.matrix_transpose(gt_boxes), matched, axis=2, batch_dims=1)
+    boxes = _select(instance, matched, static_shapes)  # [b, a] each
     # Of the matches alone: the maximum over all pairs would be one more pass over them.
-    best_iou = box_ops.iou(anchor, tf.unstack(boxes, axis=1))  # [b, a]
+    best_iou = box_ops.iou(anchor, boxes)  # [b, a]
 
     foreground = (best_iou >= match_threshold) | is_forced
     background = (best_iou < unmatched_threshold) & ~foreground
@@ -114,6 +116,18 @@ def label_anchors(
         foreground, background, num_samples, foreground_fraction, seeds
     )
     score_targets = tf.where(sampled_foreground, 1, tf.where(sampled_background, 0, -1))
-    box_targets = box_ops.encode(boxes, anchors[None], axis=-2)
+    box_targets = box_ops.encode(tf.stack(boxes, axis=1), anchors[None], axis=-2)
     box_targets = tf.where(foreground[:, None], box_targets, 0.0)
     return score_targets, box_targets, foreground
+
+
+def _select(
+    coordinates: Sequence[tf.Tensor], indices: tf.Tensor, static_shapes: bool
+) -> list[tf.Tensor]:
+    """Coordinates [b, a] each of the boxes of given indices [b, a], out of coordinates [b, n]."""
+    if static_shapes:
+        # A TPU gathers boxes as rows of 4, padded to 128. XLA fuses these sums into a pass over the
+        # indices; elsewhere each would be an array [b, a, n].
+        chosen = indices[..., None] == tf.range(tf.shape(coordinates[0])[1])  # [b, a, n]
+        return [tf.reduce_sum(tf.where(chosen, c[:, None], 0.0), axis=-1) for c in coordinates]
+    return tf.unstack(tf.gather(tf.stack(coordinates, 1), indices, axis=2, batch_dims=1), axis=1)

@@ -149,6 +149,7 @@ class MaskRCNNTask:
             parser.rpn_unmatched_threshold,
             parser.rpn_batch_size_per_im,
             parser.rpn_fg_fraction,
+            model.static_shapes,
         )
         sizes = [level.shape[1] for level in model.anchors.values()]
         scores, boxes, foreground = (

@@ -67,3 +67,14 @@ def test_foreground_is_capped_by_its_fraction():
     )
     assert foreground.sum() > 100
     assert (scores == 1).sum() == 8
+
+
+def test_static_shapes_change_nothing():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 100, [2, 9, 2])
+    gt_boxes = np.concatenate([corners, corners + rng.uniform(2, 60, [2, 9, 2])], axis=-1)
+    gt_valid = rng.random([2, 9]) < 0.7
+    _, expected = _labels(gt_boxes, gt_valid)
+    _, got = _labels(gt_boxes, gt_valid, static_shapes=True)
+    for values, others in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(values, others)

@@ -23,7 +23,10 @@ pytestmark = pytest.mark.slow  # make test-slow installs the extra
 def executor():
     import ray
 
-    yield RayExecutor(jobs=None, address=None, cpus=1, gpus=0)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    executor = RayExecutor(jobs=None, address=None, cpus=1, gpus=0)
+    signal.signal(signal.SIGINT, before)
+    yield executor
     ray.shutdown()
 
 
@@ -63,7 +66,8 @@ def test_a_signal_stops_tasks_politely_those_that_wait_too(executor, tmp_path, m
         run_sweep(sweep.runs, tmp_path, executor, 0, command=command)
     thread.join()
     for run in sweep.runs:
-        assert read_outcome(tmp_path / run.name).exit_code == 143
+        outcome = read_outcome(tmp_path / run.name)
+        assert outcome.exit_code == 143 and outcome.seconds < 30  # after 60 they would be killed
         assert not _is_running(tmp_path / run.name)
     jobs = run_sweep(sweep.runs, tmp_path, executor, 0, command=_fake())
     assert {job.state for job in jobs} == {State.FINISHED}

@@ -63,6 +63,9 @@ def exit_code(process: subprocess.Popen[bytes]) -> int | None:
 
 def run(command: Sequence[str], log: str, environment: Mapping[str, str], directory: str) -> int:
     """Runs a command to its end and returns its exit code; stops it if it is interrupted."""
+    # Ray interrupts by this handler, which Python leaves out where SIGINT was ignored at its start,
+    # as in the background of a shell.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(command, log, environment, directory=directory)
     try:
         # Not wait(), which Ray's interrupt does not reach.

@@ -14,6 +14,7 @@ import pytest
 
 from official_maskrcnn.inference.serving import tensorflow_serving
 from official_maskrcnn.inference.serving.batching import Batcher
+from official_maskrcnn.inference.serving.server import bind
 from tests.inference.served_predictor import POISON, ServedPredictor, encode, wait_until
 from tests.inference.service_process import ServiceProcess, fake_service
 from tests.inference.test_serving import make_client
@@ -245,6 +246,24 @@ def test_headers_that_do_not_arrive_are_given_up(slow_service):
         assert 8 < time.monotonic() - start < 15
 
 
+def test_the_parts_of_an_answer_do_not_wait_for_each_other():
+    async def is_sent_at_once() -> bool:
+        accepted: asyncio.Queue[socket.socket] = asyncio.Queue()
+        held = bind("127.0.0.1", 0)
+
+        async def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await accepted.put(writer.get_extra_info("socket"))
+
+        async with await asyncio.start_server(take, sock=held):
+            _, writer = await asyncio.open_connection(*held.getsockname())
+            connection = await accepted.get()
+            found = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            writer.close()
+        return bool(found)
+
+    assert asyncio.run(is_sent_at_once())
+
+
 def test_an_answer_that_is_not_taken_ends_its_connection():
     with fake_service(time_limit=3.0, max_connections=2) as service:
         # Answers of more than the sockets hold, asked for at once by one that reads nothing.
@@ -254,6 +273,10 @@ def test_an_answer_that_is_not_taken_ends_its_connection():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", service.port))
             connection.sendall(asked)
+        answered = -1  # until the sockets are full
+        while answered < len(service.log):
+            answered = len(service.log)
+            time.sleep(0.3)
         status, body = service.ask("GET", "/healthz")
         assert status == 503 and b'{"error":"there are too many connections' in body
         start = time.monotonic()

@@ -1,5 +1,6 @@
 # make demo    sets up everything, makes data, trains, evaluates, shows what the model sees
-# make test    sets up everything and runs the fast tests; make test-slow the slow ones
+# make test    sets up everything and runs the fast tests; make test-slow the slow ones, and prints
+#              their figures
 # make lint    ruff and mypy
 # make bench   every script under benchmarks/
 
@@ -32,7 +33,7 @@ test: venv
 
 test-slow: venv browser
 	$(BIN)/python -m pip install --quiet --constraint requirements-lock.txt --editable '.[onnx,ray,stablehlo]'
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -rP
 
 # Pages are tested in it.
 browser:

@@ -4,20 +4,26 @@
 
 ResNet-50 with hourglass52, an image of 800x1088 in an input of 832x1088, 15 detections, float32;
 ours also in the fastest precision of the machine if that is another. All sides have the same random
-weights, each the score threshold that leaves it 15 detections (in bfloat16 about 15, as it is found
-eagerly, where sums round otherwise), and take turns in one run.
+weights, each the score threshold that leaves it 15 detections, and take turns in one run.
 `same numerics` is ours with task.model.compatibility=model_garden: its detections are those of the
 reference. Writes inference.csv beside.
 """
+
+from __future__ import annotations
 
 import argparse
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from support.serve import serve
 from support.sides import alternate, report
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _HEIGHT, _WIDTH, _PADDED = 800, 1088, 832
 _DETECTIONS = 15
@@ -47,9 +53,15 @@ def _experiment(*changes: str):
     )
 
 
-def _threshold(scores: np.ndarray) -> float:
-    """Leaves the wanted number of detections, half-way to the next score."""
-    return float(scores[_DETECTIONS - 1 : _DETECTIONS + 1].mean())
+def _threshold(infer: Callable[[], dict[str, tf.Tensor]]) -> float:
+    """Leaves the wanted number of detections, half-way to the next score.
+
+    Found by a graph, as it is used by one: in bfloat16 sums of eager operations round otherwise.
+    """
+    import tensorflow as tf
+
+    scores = tf.function(infer)()["detection_scores"][0]
+    return float(tf.reduce_mean(scores[_DETECTIONS - 1 : _DETECTIONS + 1]))
 
 
 def _numbers(scores: np.ndarray, rles: list) -> dict[str, float]:
@@ -75,8 +87,9 @@ def _serve_reference(folder: pathlib.Path) -> None:
     predict = tf.function(lambda: model(image, image_shape=info[:, 1], training=False))
     options = model.detection_generator._config_dict
     options["pre_nms_score_threshold"] = 0.0
-    scores = model(image, image_shape=info[:, 1], training=False)["detection_scores"].numpy()[0]
-    options["pre_nms_score_threshold"] = _threshold(scores)
+    options["pre_nms_score_threshold"] = _threshold(
+        lambda: model(image, image_shape=info[:, 1], training=False)
+    )
 
     def infer() -> dict[str, float]:
         outputs = {key: value for key, value in predict().items() if key in _READ}
@@ -108,9 +121,9 @@ def _serve_ours(folder: pathlib.Path, dtype: str, compatibility: str) -> None:
     model = build_task(experiment).build_model()
     tf.train.Checkpoint(model=model).read(str(folder / "weights")).expect_partial()
     image, info = _inputs()
-    scores = model(image, info, training=False)["detection_scores"].numpy()[0]
+    threshold = _threshold(lambda: model(image, info, training=False))
     generator = model.config.detection_generator
-    generator = generator.replace(pre_nms_score_threshold=_threshold(scores))
+    generator = generator.replace(pre_nms_score_threshold=threshold)
     model.config = model.config.replace(detection_generator=generator)
     predict = tf.function(lambda: model(image, info, training=False))
 

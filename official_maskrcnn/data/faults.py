@@ -40,6 +40,7 @@ IMAGE_KINDS = {
     "invalid_image_entry": "the entry of the image is no JSON object with an id and a file name",
     "duplicate_image_id": "another image before it has the same id",
     "missing_image": "there is no such file",
+    "unreadable_image": "there is a file, but the disk, the network or its permissions deny it",
     "truncated_image": "the file ends too early",
     "oversized_image": "the image has more than 2^30 pixels",
     "undecodable_image": "the file is no image that can be decoded",

@@ -21,7 +21,7 @@ from official_maskrcnn.errors import UserError
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "SUN", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG followed by more pictures, as some phones write it
 # Of a file that is not there, in contrast to one that cannot be read at the moment.
-_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _PNG_BIT_DEPTH = 24  # place of this byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -79,7 +79,7 @@ def read_image(path: pathlib.Path) -> StoredImage:
     except ValueError as error:  # a name that no file can have
         raise ImageFault("missing_image") from error
     except OSError as error:
-        if error.errno not in _NO_SUCH_FILE:
+        if error.errno not in NO_SUCH_FILE:
             raise UserError(f"the image {path} cannot be read: {error.strerror}") from error
         raise ImageFault("missing_image") from error
     return check_image(encoded)

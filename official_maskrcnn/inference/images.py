@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from official_maskrcnn.data.images import (
     MAX_PIXELS,
+    NO_SUCH_FILE,
     ORIENTATIONS,
     ImageFault,
     check_image,
@@ -22,7 +23,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     """Content of a file, local or remote.
 
     Raises:
-      ImageFault: "missing_image".
+      ImageFault: "missing_image" or "unreadable_image".
     """
     path = os.fspath(path)
     try:
@@ -30,8 +31,11 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
             with tf.io.gfile.GFile(path, "rb") as file:
                 return file.read()
         return pathlib.Path(path).read_bytes()
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except (ValueError, tf.errors.NotFoundError) as error:
         raise ImageFault("missing_image") from error
+    except (OSError, tf.errors.OpError) as error:
+        is_missing = getattr(error, "errno", None) in NO_SUCH_FILE
+        raise ImageFault("missing_image" if is_missing else "unreadable_image") from error
 
 
 def decode(encoded: bytes, upright: bool = True, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -7,7 +7,7 @@ _OVERLAYS, _MASKS = "overlays", "masks"
 
 
 def overlay_path(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A JPEG: of "a/b.jpg" overlays/a/b.jpg, of "a/b.png" overlays/a/b.png.jpg."""
+    """A JPEG: of "a/b.jpg" overlays/a/b.jpg, of "../b.png" overlays/_up/b.png.jpg."""
     path = folder / _OVERLAYS / _below(name)
     return path if _is_jpg(path) else path.with_name(f"{path.name}.jpg")
 
@@ -30,7 +30,8 @@ def is_written(path: str, folder: str | os.PathLike[str]) -> bool:
 def _below(name: str) -> pathlib.PurePath:
     """A name as a path that leads to no other folder than below the one it is joined to."""
     path = pathlib.PurePath(name)
-    return pathlib.PurePath(*(part for part in path.parts if part not in (path.anchor, os.pardir)))
+    parts = ["_up" if part == os.pardir else part for part in path.parts]
+    return pathlib.PurePath(*parts[bool(path.anchor) :])
 
 
 def _is_jpg(path: pathlib.PurePath) -> bool:

@@ -244,7 +244,7 @@ def test_faulty_images(tmp_path):
         _entry(12, "12.png"),
     ]
     (folder / "12.png").write_bytes(_png_header(1 << 16, 1 << 15))
-    assert len(IMAGE_KINDS) == 8
+    assert len(IMAGE_KINDS) == 9
     # An RLE of the size that the file was said to have does not fit the file.
     wrong = annotation(104, image_id=4, segmentation=_rle(size=(HEIGHT + 1, WIDTH)), iscrowd=1)
     good = [annotation(100 + i, image_id=i) for i in range(1, 9) if i != 4]

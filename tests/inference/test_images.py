@@ -1,7 +1,9 @@
 """Files of all kinds become the same RGB pixels."""
 
+import errno
 import io
 import pathlib
+from unittest import mock
 
 import numpy as np
 import PIL.Image
@@ -80,9 +82,17 @@ def test_what_cannot_be_decoded_is_named(tmp_path: pathlib.Path):
         images.decode(b"no image")
     with pytest.raises(ImageFault, match="oversized_image"):
         images.decode(_encode(PIL.Image.fromarray(noise), "PNG"), max_pixels=64 * 64 - 1)
-    for path in (tmp_path / "none.jpg", tmp_path, "a\0b", "nowhere://x/y.jpg"):
+    for path in (tmp_path / "none.jpg", tmp_path, "a\0b", f"file://{tmp_path}/none.jpg"):
         with pytest.raises(ImageFault, match="missing_image"):
             images.read_file(path)
+    with pytest.raises(ImageFault, match="unreadable_image"):
+        images.read_file("nowhere://x/y.jpg")
+    (tmp_path / "denied.jpg").touch()
+    with (
+        mock.patch.object(pathlib.Path, "read_bytes", side_effect=PermissionError(errno.EACCES)),
+        pytest.raises(ImageFault, match="unreadable_image"),
+    ):
+        images.read_file(tmp_path / "denied.jpg")
 
 
 def test_arrays():

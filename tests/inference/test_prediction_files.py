@@ -255,8 +255,8 @@ def test_nothing_is_written_outside_of_the_output(tmp_path: pathlib.Path):
     below = str(tmp_path).lstrip("/")
     assert _files(output) == {
         *(".lock", "images.json", "predictions.jsonl", "submission.json"),
-        *(f"overlays/{below}/photos/a.jpg", "overlays/photos/b/c.png.jpg"),
-        *(f"masks/{below}/photos/a/001_blue.png", "masks/photos/b/c.png/001_blue.png"),
+        *(f"overlays/{below}/photos/a.jpg", "overlays/_up/photos/b/c.png.jpg"),
+        *(f"masks/{below}/photos/a/001_blue.png", "masks/_up/photos/b/c.png/001_blue.png"),
     }
     assert _files(tmp_path) - {f"work/out/{name}" for name in _files(output)} == {
         *("photos/a.jpg", "photos/b/c.png", "work/coco.json")

@@ -129,7 +129,7 @@ def check_export(
     if not images:
         path, kind = next(iter(faults.items()))
         raise UserError(f"none of the images can be read: {path}: {kind.replace('_', ' ')}, ...")
-    ground_truth = _ground_truth_of(images, annotations)
+    ground_truth = _ground_truth_of(images, annotations, image_dir)
     predictor = Predictor(model, checkpoint, "float32")
     formats = list(read_json(os.path.join(folder, ABOUT))["files"])
     evaluators = {
@@ -241,8 +241,10 @@ def _readable(
     return readable, faults
 
 
-def _ground_truth_of(images: Sequence[ImageFile], annotations: str) -> GroundTruth:
-    whole = load_ground_truth(annotations)
+def _ground_truth_of(
+    images: Sequence[ImageFile], annotations: str, image_dir: str | None
+) -> GroundTruth:
+    whole = load_ground_truth(annotations, image_dir or os.path.dirname(annotations))
     ids = {image_number(image.id) for image in images}
     return GroundTruth(
         {image_id: size for image_id, size in whole.image_sizes.items() if image_id in ids},

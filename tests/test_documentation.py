@@ -118,8 +118,18 @@ def _shortened(command: str) -> str:
 
 
 @pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)])
-def folder(request, shared_data, tmp_path_factory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("docs"), shared_data, shorten=request.param)
+def shorten(request) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pages_folder(shorten, shared_data, tmp_path_factory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("pages"), shared_data, shorten)
+
+
+@pytest.fixture(scope="module")
+def readme_folder(shorten, shared_data, tmp_path_factory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("readme"), shared_data, shorten)
 
 
 def _pages(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -177,10 +187,10 @@ def _refusal(command: str) -> str:
 
 
 @pytest.mark.parametrize("verb", _marked(_PAGES))
-def test_the_examples_of_a_help_page_run(verb: str, folder: Folder):
+def test_the_examples_of_a_help_page_run(verb: str, pages_folder: Folder):
     for page in (*_NEEDS.get(verb, ()), verb):
         for example in _examples(page):
-            folder.run(example, _refusal(example))
+            pages_folder.run(example, _refusal(example))
 
 
 def _blocks(language: str) -> list[str]:
@@ -189,11 +199,11 @@ def _blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def at_home(folder: Folder) -> Callable[[str], str]:
+def at_home(readme_folder: Folder) -> Callable[[str], str]:
     """The folder with the README's mine.yaml and its data, and how a text names that data."""
-    data = folder.path.parent / "data"
+    data = readme_folder.path.parent / "data"
     for split in ("train", "val"):
-        folder.run(
+        readme_folder.run(
             f"python3 -m official_maskrcnn data synthetic --images 20 --output {data}/{split}"
         )
         (data / f"instances_{split}.json").symlink_to(data / split / "instances.json")
@@ -207,9 +217,9 @@ def at_home(folder: Folder) -> Callable[[str], str]:
         )
 
     (mine,) = [block for block in _blocks("yaml") if "image_dir: /data/train" in block]
-    (folder.path / "mine.yaml").write_text(place(mine + "\n"))
-    photograph = folder.path.parent / "shared" / "data" / "nuts" / "images" / "11.jpg"
-    (folder.path / "photograph.jpg").symlink_to(photograph)
+    (readme_folder.path / "mine.yaml").write_text(place(mine + "\n"))
+    photograph = readme_folder.path.parent / "shared" / "data" / "nuts" / "images" / "11.jpg"
+    (readme_folder.path / "photograph.jpg").symlink_to(photograph)
     return place
 
 
@@ -228,33 +238,33 @@ def test_the_readme_has_commands():
 
 
 @pytest.mark.parametrize("command", _marked(c for c in _COMMANDS if c != "make demo"))
-def test_the_commands_of_the_readme_run(command: str, folder: Folder, at_home):
-    folder.run(at_home(command), _refusal(command))
+def test_the_commands_of_the_readme_run(command: str, readme_folder: Folder, at_home):
+    readme_folder.run(at_home(command), _refusal(command))
 
 
 @pytest.mark.slow
-def test_the_readme_s_python_runs(folder: Folder, at_home):
+def test_the_readme_s_python_runs(readme_folder: Folder, at_home):
     code = "\n".join(_blocks("python"))
     code = code.replace('"trainer.train_steps=6000"', f'"{_SHORT}"')
     assert _SHORT in code
-    (folder.path / "example.py").write_text(code)
-    lines = folder.run("python3 example.py").splitlines()
+    (readme_folder.path / "example.py").write_text(code)
+    lines = readme_folder.run("python3 example.py").splitlines()
     assert 0 <= float(lines[0]) <= 1 and re.fullmatch(r"\(\d+, 600, 800\)", lines[-1])
 
 
 @pytest.mark.slow
-def test_make_demo_runs_public_commands(folder: Folder):
+def test_make_demo_runs_public_commands(readme_folder: Folder):
     """`make demo` itself, after the set-up that made this environment."""
-    bin_folder = folder.path.parent / "bin"
-    listed = folder.run(
+    bin_folder = readme_folder.path.parent / "bin"
+    listed = readme_folder.run(
         f"make --no-print-directory --dry-run demo BIN={bin_folder} INSTALLED={bin_folder}/python"
     )
     commands = listed.replace("\\\n", " ").splitlines()
     assert ["synthetic" in command for command in commands] == [True, True, False, False]
     for command in commands:
         assert "pip" not in command
-        folder.run(command)
-    assert list((folder.path / "runs" / "demo" / "model" / "predictions").glob("*.png"))
+        readme_folder.run(command)
+    assert list((readme_folder.path / "runs" / "demo" / "model" / "predictions").glob("*.png"))
 
 
 def test_the_tables_of_the_pages_are_those_of_the_measurements(monkeypatch):

@@ -80,9 +80,8 @@ def build_dataset(
         order = reader.evaluation_order(len(index), config.global_batch_size)
     order = reader.own_share(order, config.global_batch_size, input_context)
     faults = FaultyExamples(index, config)
-    dataset = order.map(
-        lambda place, number: faults.element(place, number, parse, pad),
-        num_parallel_calls=tf.data.AUTOTUNE,
+    dataset = reader.map_in_parallel(
+        order, lambda place, number: faults.element(place, number, parse, pad)
     )
     dataset = dataset.batch(batch_size, drop_remainder=True)  # there is none: padded or endless
     if config.deterministic is not None:

@@ -5,7 +5,9 @@ every epoch is shuffled as a whole, and input pipelines share out the examples o
 """
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -107,9 +109,9 @@ def build_index(paths: Sequence[str], config: DataConfig | None = None) -> Examp
     )
     if config.skip_empty_images:
         keep = np.ones(len(index), bool)
-        numbers = tf.data.Dataset.range(len(index)).map(
+        numbers = map_in_parallel(
+            tf.data.Dataset.range(len(index)),
             lambda number: (number, _has_instances(index.read(number))),
-            num_parallel_calls=tf.data.AUTOTUNE,
         )
         found = numbers.ignore_errors().as_numpy_iterator()
         for number, has in parallel.track(found, len(index), "Looking for empty images"):
@@ -208,6 +210,18 @@ def own_share(
     begin = context.input_pipeline_id * share
     batches = order.batch(global_batch_size, drop_remainder=True)
     return batches.map(lambda *batch: [part[begin : begin + share] for part in batch]).unbatch()
+
+
+def map_in_parallel(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """`dataset.map` with a call at a time for each core.
+
+    In place of tf.data's autotuner: its thread sleeps for up to a minute, and may miss that it is
+    told to end, while whoever ends the iteration waits for it (seen in TensorFlow 2.20).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    calls = len(os.sched_getaffinity(0))
+    return dataset.map(function, num_parallel_calls=calls).with_options(options)
 
 
 def _has_instances(serialized: tf.Tensor) -> tf.Tensor:

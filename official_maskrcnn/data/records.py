@@ -122,9 +122,9 @@ def read_examples(
         one = tf.data.Dataset.from_tensors(number).map(index.read).ignore_errors()
         return one.concatenate(tf.data.Dataset.from_tensors("")).take(1).get_single_element()
 
-    examples = tf.data.Dataset.range(len(index)).map(
+    examples = reader.map_in_parallel(
+        tf.data.Dataset.range(len(index)),
         lambda number: (index.name(number), read_or_nothing(number)),
-        num_parallel_calls=tf.data.AUTOTUNE,
     )
     for name, serialized in examples.as_numpy_iterator():
         place = name.decode()

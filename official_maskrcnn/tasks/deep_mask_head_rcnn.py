@@ -111,7 +111,7 @@ class MaskRCNNTask:
             seed=self.runtime.seed or 0,
             first_step=first_step,
         )
-        return dataset.map(self._check_classes, num_parallel_calls=tf.data.AUTOTUNE)
+        return dataset.map(self._check_classes)
 
     def _check_classes(self, batch: Batch) -> Batch:
         """Fails on a category id that the model has no output for."""

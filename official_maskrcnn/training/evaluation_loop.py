@@ -12,7 +12,7 @@ from official_maskrcnn.training.metrics_log import MetricsLog
 from official_maskrcnn.training.pictures import PredictionSheet
 from official_maskrcnn.training.progress import Progress, print_metrics
 from official_maskrcnn.training.protocol import Batch, Task
-from official_maskrcnn.training.strategy import is_chief, is_multi_worker
+from official_maskrcnn.training.strategy import distribute_batches, is_chief, is_multi_worker
 
 _DETECTIONS = (
     "num_detections",
@@ -52,8 +52,8 @@ class EvaluationLoop:
         self._strategy, self._task = strategy, task
         self._model_dir, self._log = model_dir, log
         self._is_chief = is_chief(strategy)
-        self._dataset = strategy.distribute_datasets_from_function(
-            lambda context: task.build_inputs(task.config.validation_data, context)
+        self._batches = distribute_batches(
+            strategy, lambda context: task.build_inputs(task.config.validation_data, context)
         )
         self._evaluator = task.build_evaluator(only_seen_images=max_batches >= 0)
         self._max_batches = max_batches
@@ -86,7 +86,7 @@ class EvaluationLoop:
         images = count = 0
         losses: dict[str, list[np.ndarray]] = {}
         with Progress("evaluation: batch", self._num_batches, enabled=self._is_chief) as progress:
-            for count, batch in enumerate(self._dataset, 1):
+            for count, batch in enumerate(self._batches, 1):
                 outputs = self._step(batch)
                 if not sheet.is_full:
                     inputs = {name: batch[name] for name in ("image", "image_info")}

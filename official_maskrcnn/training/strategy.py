@@ -1,7 +1,8 @@
 """Devices: which ones a run uses, how they work together, and in which precision."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -90,6 +91,24 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     """Whether several processes take the same steps, each with devices of its own."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def distribute_batches(
+    strategy: tf.distribute.Strategy,
+    build_inputs: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> Iterable[Any]:
+    """What `build_inputs` gives to each input pipeline, on the devices; can be iterated anew.
+
+    The end of TensorFlow's own iterator, which serves several devices, may take a minute; see
+    `data.reader.map_in_parallel`. A single device does without.
+    """
+    if not isinstance(strategy, tf.distribute.OneDeviceStrategy):
+        return strategy.distribute_datasets_from_function(build_inputs)
+    dataset = build_inputs(tf.distribute.InputContext())
+    (device,) = strategy.extended.worker_devices
+    if tf.DeviceSpec.from_string(device).device_type == "CPU":
+        return dataset
+    return dataset.apply(tf.data.experimental.prefetch_to_device(device))
 
 
 def mean_over_processes(

@@ -8,7 +8,7 @@ checkpoint or evaluates, whatever is due (`Training`).
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from official_maskrcnn.training.metrics_log import MetricsLog
 from official_maskrcnn.training.preemption import Preempted, Preemption
 from official_maskrcnn.training.progress import Progress
 from official_maskrcnn.training.protocol import Batch, Task
-from official_maskrcnn.training.strategy import mean_over_processes
+from official_maskrcnn.training.strategy import distribute_batches, mean_over_processes
 
 # Steps stay on the device no longer than this: the host's look costs milliseconds, and a person
 # wants to see that a run is alive.
@@ -97,11 +97,11 @@ class StepLoop:
     def start(self, first_step: int) -> None:
         """Starts reading the training data where the step after so many ones needs them."""
         task = self._task
-        self._iterator = iter(
-            self._strategy.distribute_datasets_from_function(
-                lambda context: task.build_inputs(task.config.train_data, context, first_step)
-            )
+        batches = distribute_batches(
+            self._strategy,
+            lambda context: task.build_inputs(task.config.train_data, context, first_step),
         )
+        self._iterator = iter(batches)
 
     def skip(self) -> None:
         """Passes over the data of a step."""
@@ -114,9 +114,7 @@ class StepLoop:
         return StepMetrics(tuple(self._names), values, finite[:, 0] == 1.0, source_ids.numpy())
 
     @tf.function
-    def _run(
-        self, iterator: tf.distribute.DistributedIterator, num_steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _run(self, iterator: Iterator[Batch], num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         values = tf.TensorArray(tf.float32, size=num_steps)
         source_ids = tf.TensorArray(tf.int64, size=num_steps)
         for i in tf.range(num_steps):

@@ -67,6 +67,13 @@ def test_all_shapes_are_static(pattern, is_training, include_mask):
     assert {key: (tuple(s.shape), s.dtype) for key, s in spec.items()} == expected
 
 
+@pytest.mark.parametrize("is_training", [False, True])
+def test_nothing_holds_up_the_end_of_an_iteration(pattern, is_training):
+    """As the autotuner's thread does, by up to a minute, once it has run for a while."""
+    config = _config(input_path=pattern, is_training=is_training)
+    assert pipeline.build_dataset(config, _SIZE, False).options().autotune.enabled is False
+
+
 @pytest.mark.parametrize(("num_pipelines", "replicas"), [(1, 1), (1, 2), (2, 2), (2, 6), (3, 3)])
 def test_evaluation_counts_every_image_once(pattern, num_pipelines, replicas):
     config = _config(input_path=pattern, global_batch_size=6, drop_remainder=True)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from official_maskrcnn.configs.experiment import RuntimeConfig
+from official_maskrcnn.data import reader
 from official_maskrcnn.errors import UserError
 from official_maskrcnn.training import strategy as strategies
 
@@ -103,6 +104,18 @@ def test_slurm_names_the_workers(
     monkeypatch.delenv("SLURM_STEP_NODELIST")
     with pytest.raises(UserError, match=r"SLURM_STEP_NODELIST.*docs/jobs\.md"):
         strategies.slurm_hosts()
+
+
+@pytest.mark.parametrize("name", ["one_device", "mirrored"])
+def test_batches_can_be_read_again_and_nothing_holds_up_their_end(name: str) -> None:
+    def build(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        assert (context.num_input_pipelines, context.num_replicas_in_sync) == (1, 1)
+        return reader.map_in_parallel(tf.data.Dataset.range(3), lambda x: x + 1)
+
+    strategy = strategies.build_strategy(RuntimeConfig(distribution_strategy=name))
+    batches = strategies.distribute_batches(strategy, build)
+    assert [int(batch) for batch in batches] == [int(batch) for batch in batches] == [1, 2, 3]
+    assert batches.options().autotune.enabled is False  # of no iterator around this one
 
 
 def test_deterministic_gradients_are_added_in_order() -> None:

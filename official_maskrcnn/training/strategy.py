@@ -99,16 +99,14 @@ def distribute_batches(
 ) -> Iterable[Any]:
     """What `build_inputs` gives to each input pipeline, on the devices; can be iterated anew.
 
-    The end of TensorFlow's own iterator, which serves several devices, may take a minute; see
-    `data.reader.map_in_parallel`. A single device does without.
+    The end of TensorFlow's own iterator, which copies to other devices ahead of the steps, may take
+    a minute; see `data.reader.map_in_parallel`. A CPU alone does without.
     """
-    if not isinstance(strategy, tf.distribute.OneDeviceStrategy):
-        return strategy.distribute_datasets_from_function(build_inputs)
-    dataset = build_inputs(tf.distribute.InputContext())
-    (device,) = strategy.extended.worker_devices
-    if tf.DeviceSpec.from_string(device).device_type == "CPU":
-        return dataset
-    return dataset.apply(tf.data.experimental.prefetch_to_device(device))
+    if isinstance(strategy, tf.distribute.OneDeviceStrategy):
+        (device,) = strategy.extended.worker_devices
+        if tf.DeviceSpec.from_string(device).device_type == "CPU":
+            return build_inputs(tf.distribute.InputContext())
+    return strategy.distribute_datasets_from_function(build_inputs)
 
 
 def mean_over_processes(

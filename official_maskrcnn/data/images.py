@@ -21,7 +21,7 @@ from official_maskrcnn.errors import UserError
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "SUN", "AVIF")
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: a JPEG followed by more pictures, as some phones write it
 # Of a file that is not there, in contrast to one that cannot be read at the moment.
-NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _PNG_BIT_DEPTH = 24  # place of this byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -66,6 +66,21 @@ class ImageFault(Exception):
         self.kind = kind
 
 
+def read_local_file(path: pathlib.Path) -> bytes:
+    """Content of a file.
+
+    Raises:
+      ImageFault: "missing_image" or "unreadable_image".
+    """
+    try:
+        return path.read_bytes()
+    except ValueError as error:  # a name that no file can have
+        raise ImageFault("missing_image") from error
+    except OSError as error:
+        is_missing = error.errno in _NO_SUCH_FILE
+        raise ImageFault("missing_image" if is_missing else "unreadable_image") from error
+
+
 def read_image(path: pathlib.Path) -> StoredImage:
     """Reads an image file; all but JPEG and 8-bit RGB PNG becomes 8-bit RGB PNG.
 
@@ -75,13 +90,11 @@ def read_image(path: pathlib.Path) -> StoredImage:
         are at fault, and not the data.
     """
     try:
-        encoded = path.read_bytes()
-    except ValueError as error:  # a name that no file can have
-        raise ImageFault("missing_image") from error
-    except OSError as error:
-        if error.errno not in NO_SUCH_FILE:
-            raise UserError(f"the image {path} cannot be read: {error.strerror}") from error
-        raise ImageFault("missing_image") from error
+        encoded = read_local_file(path)
+    except ImageFault as fault:
+        if fault.kind == "unreadable_image":
+            raise UserError(f"an image cannot be read: {fault.__cause__}") from fault
+        raise
     return check_image(encoded)
 
 

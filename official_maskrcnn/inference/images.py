@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from official_maskrcnn.data.images import (
     MAX_PIXELS,
-    NO_SUCH_FILE,
     ORIENTATIONS,
     ImageFault,
     check_image,
     open_image,
+    read_local_file,
 )
 
 
@@ -26,16 +26,15 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
       ImageFault: "missing_image" or "unreadable_image".
     """
     path = os.fspath(path)
+    if "://" not in path:
+        return read_local_file(pathlib.Path(path))
     try:
-        if "://" in path:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                return file.read()
-        return pathlib.Path(path).read_bytes()
-    except (ValueError, tf.errors.NotFoundError) as error:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    except tf.errors.NotFoundError as error:
         raise ImageFault("missing_image") from error
-    except (OSError, tf.errors.OpError) as error:
-        is_missing = getattr(error, "errno", None) in NO_SUCH_FILE
-        raise ImageFault("missing_image" if is_missing else "unreadable_image") from error
+    except tf.errors.OpError as error:
+        raise ImageFault("unreadable_image") from error
 
 
 def decode(encoded: bytes, upright: bool = True, max_pixels: int = MAX_PIXELS) -> np.ndarray:

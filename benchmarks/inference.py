@@ -143,9 +143,13 @@ def main() -> None:
     parser.add_argument("--side", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.side:
+        import official_maskrcnn.cli  # noqa: F401 - for the environment of its commands
+
+        _serve_ours(arguments.folder, *arguments.side)
+        return
     if arguments.side is not None:
-        serve_side = _serve_ours if arguments.side else _serve_reference
-        serve_side(arguments.folder, *arguments.side)
+        _serve_reference(arguments.folder)
         return
 
     from support.steps import precisions

@@ -69,7 +69,8 @@ def _build(height: int, width: int):
         norm.momentum = 0.0
     images = random_batch(height, width, 1, instances=7)["image"]
     margin = [(0, 0), (0, padded[0] - height), (0, padded[1] - width), (0, 0)]
-    model.backbone(tf.constant(np.pad(images, margin)), training=True)
+    collect_statistics = tf.function(lambda images: model.backbone(images, training=True))
+    collect_statistics(tf.constant(np.pad(images, margin)))
     freeze_batch_norm(model)
     return experiment, task, model, margin
 
@@ -131,16 +132,22 @@ def _serve_inference(height: int, width: int, _: int) -> None:
 
 def _threshold(nms, predict) -> float:
     """The score above which there are _CANDIDATES pairs of a box and a class."""
+    import tensorflow as tf
+
     suppress, seen = nms.suppress_per_class, []
 
     def record(boxes, scores, *options):
-        seen.append(np.sort(scores.numpy().ravel()))
+        seen.append(scores)
         return suppress(boxes, scores, *options)
 
+    def scores():
+        predict()
+        return seen[-1]
+
     nms.suppress_per_class = record
-    predict()
+    ordered = np.sort(tf.function(scores)().numpy(), axis=None)
     nms.suppress_per_class = suppress
-    return float(seen[0][-_CANDIDATES - 1])
+    return float(ordered[-_CANDIDATES - 1])
 
 
 def _commands(case: str, environment: pathlib.Path) -> dict[str, list[str]]:
@@ -172,6 +179,7 @@ def main() -> None:
     parser.add_argument("--precision", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
+        import official_maskrcnn.cli  # noqa: F401 - for the environment of its commands
         from official_maskrcnn import precision
 
         precision.set_policy(arguments.precision)

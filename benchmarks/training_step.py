@@ -119,6 +119,8 @@ def main() -> None:
         _serve_reference(*arguments.cases)
         return
     if arguments.side:
+        import official_maskrcnn.cli  # noqa: F401 - for the environment of its commands
+
         _serve_ours(*arguments.cases, arguments.side)
         return
 

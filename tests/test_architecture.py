@@ -1,6 +1,7 @@
 """The packages import only downwards, and the language packages stay out."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -119,10 +120,16 @@ def test_no_language_package_and_no_keras_3():
 
 
 def _loaded_after(statement: str) -> set[str]:
-    watched = ("tensorflow", "tensorflow_text", "tensorflow_datasets", "sentencepiece")
+    watched = ("tensorflow", "tensorflow_text", "tensorflow_datasets", "sentencepiece", "keras")
     code = f"import sys; {statement}; print(*[m for m in {watched!r} if m in sys.modules])"
+    environment = {name: v for name, v in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())
@@ -132,6 +139,7 @@ def test_importing_the_package_is_light():
     assert _loaded_after("import official_maskrcnn; official_maskrcnn.UserError") == set()
 
 
-@pytest.mark.parametrize("module", ["training.run", "tasks"])
-def test_training_leaves_language_packages_out(module: str):
-    assert _loaded_after(f"import {_PACKAGE}.{module}") == {"tensorflow"}
+@pytest.mark.parametrize("module", ["cli.jobs", "cli.predict", "cli.main"])
+def test_commands_leave_language_packages_and_keras_3_out(module: str):
+    load = f"import {_PACKAGE}.{module}, {_PACKAGE}.training.run, {_PACKAGE}.tasks"
+    assert _loaded_after(load) == {"tensorflow"}

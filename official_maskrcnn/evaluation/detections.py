@@ -56,12 +56,14 @@ class ImageDetections:
       classes: int64 [n] category ids.
       scores: float64 [n].
       masks: n of the image's size, as compressed RLE strings, or None without masks.
+      mask_areas: [n] of the masks in pixels, or None.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
-    masks: Sequence[bytes] | StoredMasks | None
+    masks: Sequence[bytes] | StoredMasks | None = None
+    mask_areas: np.ndarray | None = None
 
 
 class StoredDetections(Mapping[int, ImageDetections]):
@@ -88,14 +90,16 @@ class StoredDetections(Mapping[int, ImageDetections]):
             limits = start + np.cumsum([0, *map(len, masks)])
             self._file.write(b"".join(masks))
         self._places[image_id] = self._file.tell()
-        pickle.dump((found.boxes, found.classes, found.scores, limits), self._file)
+        pickle.dump(
+            (found.boxes, found.classes, found.scores, limits, found.mask_areas), self._file
+        )
         self.num_detections += len(found.classes)
 
     def __getitem__(self, image_id: int) -> ImageDetections:
         self._file.seek(self._places[image_id])
-        boxes, classes, scores, limits = pickle.load(self._file)
+        boxes, classes, scores, limits, mask_areas = pickle.load(self._file)
         masks = None if limits is None else StoredMasks(self._file, limits)
-        return ImageDetections(boxes, classes, scores, masks)
+        return ImageDetections(boxes, classes, scores, masks, mask_areas)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)
@@ -214,15 +218,13 @@ class DetectionStore:
         classes = np.asarray(classes, np.int64)
         kept = self._usable(ground_truth, boxes, classes, scores)
         boxes = boxes[kept]
-        masks = None
+        rles = None
         if mask_crops is not None:
             height, width = ground_truth.image_sizes[image_id]
             own = boxes if mask_boxes is None else np.asarray(mask_boxes, np.float64)[kept]
             rles = pasting.rle_from_crops(mask_crops[kept], own, height, width)
-            masks = [rle["counts"] for rle in rles]
         boxes = np.concatenate([boxes[:, 1::-1], (boxes[:, 2:] - boxes[:, :2])[:, ::-1]], axis=1)
-        found = ImageDetections(boxes, classes[kept], scores[kept], masks)
-        self.images.add(image_id, found)
+        self.images.add(image_id, _with_masks(boxes, classes[kept], scores[kept], rles))
 
     def add_results(
         self, ground_truth: GroundTruth, results: Iterable[Mapping[str, Any]], include_mask: bool
@@ -294,7 +296,7 @@ class DetectionStore:
     ) -> None:
         height, width = ground_truth.image_sizes[image_id]
         image_boxes: list[Any] = []
-        masks: list[bytes] = []
+        rles: list[dict[str, Any]] = []
         for result in results:
             rle = encode_segmentation(result.segmentation, height, width)
             if rle is None and (include_mask or result.box is None):
@@ -305,15 +307,19 @@ class DetectionStore:
                 )
             image_boxes.append(coco_mask.toBbox(rle) if result.box is None else result.box)
             if include_mask and rle is not None:
-                masks.append(rle["counts"])
+                rles.append(rle)
         boxes = np.array(image_boxes, np.float64).reshape(-1, 4)
         classes = np.array([result.category_id for result in results], np.int64)
         scores = np.array([result.score for result in results], np.float64)
         kept = self._usable(ground_truth, boxes, classes, scores)
-        found = ImageDetections(
-            boxes[kept],
-            classes[kept],
-            scores[kept],
-            list(itertools.compress(masks, kept)) if include_mask else None,
-        )
-        self.images.add(image_id, found)
+        masks = list(itertools.compress(rles, kept)) if include_mask else None
+        self.images.add(image_id, _with_masks(boxes[kept], classes[kept], scores[kept], masks))
+
+
+def _with_masks(
+    boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, rles: list[dict[str, Any]] | None
+) -> ImageDetections:
+    if rles is None:
+        return ImageDetections(boxes, classes, scores)
+    areas = np.asarray(coco_mask.area(rles), np.int64)
+    return ImageDetections(boxes, classes, scores, [rle["counts"] for rle in rles], areas)

@@ -151,9 +151,8 @@ def _masks(ground_truth: GroundTruth, detections: DetectionStore) -> Iterator[st
     if all(annotation["segmentation"] is None for annotation in ground_truth.annotations):
         yield "The ground truth has boxes but no masks."
         return
-    for image_id, found in detections.images.items():
-        size = list(ground_truth.image_sizes[image_id])
-        if any(coco_mask.area({"size": size, "counts": mask}) for mask in found.masks or ()):
+    for found in detections.images.values():
+        if found.mask_areas is not None and found.mask_areas.any():
             return
     yield "No mask has a pixel: all probabilities are below 0.5, or boxes contain no pixel."
 

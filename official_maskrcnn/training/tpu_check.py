@@ -151,9 +151,7 @@ def check(
 
     def compiled(batch_size: int) -> Program:
         if batch_size not in programs:
-            programs[batch_size] = compile_function(
-                step.trace(batch_size), topology.generation.compiler_topology
-            )
+            programs[batch_size] = compile_function(step.trace(batch_size), topology.generation)
         return programs[batch_size]
 
     return TPUCheck(

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from official_maskrcnn.errors import require_packages
 from official_maskrcnn.tasks.stablehlo import CompileError, lower, to_stablehlo
+from official_maskrcnn.training.tpu_topology import Generation
 
 _PACKAGES = ("jax", "jaxlib", "libtpu")
 # The compiler needs no TPU, and must neither look for one nor ask Google Cloud for its name.
@@ -47,7 +48,8 @@ class Buffer:
 class Program:
     """What the compiler says of a compiled function; all of one device.
 
-    A program that does not fit has only `total_bytes` and `largest_buffers`.
+    A program that does not fit has only `total_bytes`, which is a lower bound, and
+    `largest_buffers`.
 
     Attributes:
       fits: whether the device has the memory.
@@ -84,12 +86,14 @@ def require_compiler() -> None:
     require_packages(_PACKAGES, "compiling for a TPU", "tpu-check")
 
 
-def compile_function(function: tf.types.experimental.ConcreteFunction, topology: str) -> Program:
+def compile_function(
+    function: tf.types.experimental.ConcreteFunction, generation: Generation
+) -> Program:
     """Compiles a function for one device.
 
     Args:
       function: as `lower` takes it.
-      topology: in the compiler's own words, such as v3:2x2x1.
+      generation: of the TPU.
 
     Raises:
       UserError: the compiler is not installed.
@@ -103,8 +107,12 @@ def compile_function(function: tf.types.experimental.ConcreteFunction, topology:
     from jax.interpreters import mlir
     from jaxlib import xla_client
 
-    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
-    options = xla_client.CompileOptions()
+    config = {"chip_config_name": generation.chip_config} if generation.chip_config else {}
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=generation.compiler_topology, **config
+    ).devices
+    assert len(devices) == 4 * generation.devices, f"the compiler sees {len(devices)} devices"
+    device, options = devices[0], xla_client.CompileOptions()
     with mlir.make_ir_context():
         module = to_stablehlo(hlo)
         try:
@@ -112,7 +120,7 @@ def compile_function(function: tf.types.experimental.ConcreteFunction, topology:
                 module, xla_client.DeviceList((device,)), compile_options=options
             )
         except jax.errors.JaxRuntimeError as error:
-            return _too_large(str(error))
+            return too_large(str(error))
     return _describe(executable)
 
 
@@ -135,13 +143,13 @@ def _describe(executable: Any) -> Program:
     )
 
 
-def _too_large(message: str) -> Program:
-    """The program that the compiler has no memory for, from its message.
+def too_large(message: str) -> Program:
+    """The program that the device has no memory for, from the compiler's message.
 
     Raises:
       CompileError: the message says something else.
     """
-    total = re.search(rf"Total hbm usage >= {_SIZE}", message)
+    total = re.search(rf"(?:Total hbm usage >= |HLO temporaries \(){_SIZE}", message)
     if total is None:
         raise CompileError(f"the TPU compiler refuses the step: {message}")
     buffers = []

@@ -19,8 +19,9 @@ class Generation:
       peak_teraflops: of products of bfloat16, which is also how float32 is multiplied by default.
       hbm_gib: memory.
       bandwidth_gbps: of the memory, in 10**9 bytes a second.
-      compiler_topology: the smallest slice, as the compiler calls it.
+      compiler_topology: four chips, as the compiler calls them.
       max_chips: of the largest slice.
+      chip_config: the compiler's name for the chip with these devices, if it takes others unasked.
     """
 
     counted: str
@@ -31,13 +32,14 @@ class Generation:
     bandwidth_gbps: float
     compiler_topology: str
     max_chips: int
+    chip_config: str = ""
 
 
 # Google Cloud's documentation, pages cloud.google.com/tpu/docs/v2, v3, v4, v5e, v5p and v6e.
 GENERATIONS = {
     "v2": Generation("TensorCores", 2, 2, 45, 16, 700, "v2:2x2x1", 256),
     "v3": Generation("TensorCores", 2, 2, 123, 32, 900, "v3:2x2x1", 1024),
-    "v4": Generation("TensorCores", 2, 1, 275, 32, 1200, "v4:2x2x1", 4096),
+    "v4": Generation("TensorCores", 2, 1, 275, 32, 1200, "v4:2x2x1", 4096, "megacore"),
     "v5e": Generation("chips", 1, 1, 197, 16, 819, "v5e:2x2", 256),
     "v5p": Generation("TensorCores", 2, 1, 459, 95, 2765, "v5p:2x2x1", 6144),
     "v6e": Generation("chips", 1, 1, 918, 32, 1640, "v6e:2x2", 256),

@@ -5,12 +5,14 @@ import json
 
 import pytest
 import rich.console
+import tensorflow as tf
 
 from official_maskrcnn import UserError
 from official_maskrcnn.cli.main import main
+from official_maskrcnn.tasks.stablehlo import CompileError
 from official_maskrcnn.training import tpu_check, tpu_compiler
 from official_maskrcnn.training.tpu_compiler import Buffer, Program
-from official_maskrcnn.training.tpu_topology import GIB, parse_topology
+from official_maskrcnn.training.tpu_topology import GENERATIONS, GIB, parse_topology
 
 _RESNET = "deep_mask_head_rcnn_resnetfpn_coco"
 _TINY = (
@@ -151,12 +153,31 @@ def test_the_verb_refuses_before_it_compiles(capsys):
     assert "float16" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        ("RESOURCE_EXHAUSTED: it needs more. Total hbm usage >= 20.50G: reserved 512M", 20.5),
+        ("E1000: required for HLO temporaries (18.25G) exceeds available HBM (15.25G).", 18.25),
+        ("HLO temporaries (2.5T) exceed it", 2560),
+    ],
+)
+def test_what_the_compiler_says_of_a_program_that_does_not_fit(message, gib):
+    program = tpu_compiler.too_large(message)
+    assert not program.fits and program.total_bytes == gib * GIB
+    assert program.temporary_bytes is None
+
+
+def test_any_other_message_of_the_compiler_is_its_refusal():
+    with pytest.raises(CompileError, match="refuses the step: INTERNAL: no such luck"):
+        tpu_compiler.too_large("INTERNAL: no such luck")
+
+
 @pytest.fixture
 def compiler(monkeypatch):
     """A compiler whose programs need 3 GiB an image, and the functions that it got."""
     functions = []
 
-    def compile_function(function, topology):
+    def compile_function(function, generation):
         functions.append(function)
         needed = 3 * GIB * function.inputs[0].shape[0]
         return Program(
@@ -208,6 +229,23 @@ def test_no_operation_of_the_step_has_a_shape_that_depends_on_data(compiler, ste
 
 
 if importlib.util.find_spec("libtpu") is not None:
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("generation", GENERATIONS.values(), ids=GENERATIONS)
+    def test_a_device_of_each_generation_has_the_memory_that_is_said(generation):
+        def program(gib):  # a product with its own result needs that in memory
+            side = int((gib * GIB / 4) ** 0.5) // 128 * 128
+
+            @tf.function(jit_compile=True)
+            def square(x):
+                return tf.reduce_sum(tf.linalg.matmul(x, x), axis=0)
+
+            spec = tf.TensorSpec([side, side])
+            return tpu_compiler.compile_function(square.get_concrete_function(spec), generation)
+
+        gib = generation.hbm_gib / generation.devices
+        assert program(0.4 * gib).fits
+        assert not program(1.1 * gib).fits
 
     @pytest.mark.slow
     @pytest.mark.parametrize("step", ["training", "inference"])

@@ -37,7 +37,7 @@ _ROWS = {
     "spinenet143 hg52": ("voc_spinenet143_hg52", "v3-128", ()),
     "spinenet143 hg52 v4": ("voc_spinenet143_hg52", "v4-128", ()),
     "spinenet143 hg52 v5e": ("voc_spinenet143_hg52", "v5e-128", ()),
-    "spinenet143 hg52 v5p": ("voc_spinenet143_hg52", "v5p-32", ()),
+    "spinenet143 hg52 v5p": ("voc_spinenet143_hg52", "v5p-64", ()),
     "spinenet143 hg52 v6e": ("voc_spinenet143_hg52", "v6e-64", ()),
     "r50 hg52 v4": ("voc_r50_hg52", "v4-32", ()),
     "r50 hg52 v5e": ("voc_r50_hg52", "v5e-32", ()),

@@ -34,7 +34,7 @@ _ROWS = {
     "r50 hg52 batch 4": ("voc_r50_hg52", "v3-32", ("task.train_data.global_batch_size=128",)),
     "r50 hg52 rematerialized": ("voc_r50_hg52", "v3-32", (_REMATERIALIZE,)),
     "r101 hg52": ("voc_r101_hg52", "v3-32", ()),
-    "spinenet143 hg52 v2-256": ("voc_spinenet143_hg52", "v2-256", ()),
+    "spinenet143 hg52 v2-128": ("voc_spinenet143_hg52", "v2-128", ()),
     "spinenet143 hg52 v3-32": ("voc_spinenet143_hg52", "v3-32", ()),
     "spinenet143 hg52 v3-64": ("voc_spinenet143_hg52", "v3-64", ()),
     "spinenet143 hg52 v3-128": ("voc_spinenet143_hg52", "v3-128", ()),

@@ -41,7 +41,7 @@ _ROWS = {
     "spinenet143 hg52 v4-32": ("voc_spinenet143_hg52", "v4-32", ()),
     "spinenet143 hg52 v5e-128": ("voc_spinenet143_hg52", "v5e-128", ()),
     "spinenet143 hg52 v5p-16": ("voc_spinenet143_hg52", "v5p-16", ()),
-    "spinenet143 hg52 v6e-32": ("voc_spinenet143_hg52", "v6e-32", ()),
+    "spinenet143 hg52 v6e-16": ("voc_spinenet143_hg52", "v6e-16", ()),
     "r50 hg52 v4": ("voc_r50_hg52", "v4-32", ()),
     "r50 hg52 v5e": ("voc_r50_hg52", "v5e-32", ()),
     "r50 hg52 v5p": ("voc_r50_hg52", "v5p-32", ()),

@@ -49,12 +49,10 @@ def build_backbone(
     config: DeepMaskHeadRCNN,
     norm: hyperparams.Config,
     regularizer: tf_keras.regularizers.Regularizer | None,
-    static_shapes: bool = False,
 ) -> tf_keras.Model:
     """Model from images [b, height, width, channels] to a dict of level name to feature map.
 
-    With `static_shapes`, for a TPU, its first convolution is laid out for that. Its stochastic
-    depth draws by `stochastic_depth.seeded`.
+    Its stochastic depth draws by `stochastic_depth.seeded`.
     """
     backbone = backbone_factory.build_backbone(
         input_specs=tf_keras.layers.InputSpec(shape=[None, *config.input_size]),
@@ -63,51 +61,7 @@ def build_backbone(
         l2_regularizer=regularizer,
     )
     stochastic_depth.seed_layers(backbone)
-    if static_shapes:
-        for layer in backbone.layers:
-            if _BlockwiseConv2D.replaces(layer) and layer.input is backbone.input:
-                layer.__class__ = _BlockwiseConv2D  # Model Garden's models build Keras' layer
     return backbone
-
-
-class _BlockwiseConv2D(tf_keras.layers.Conv2D):
-    """A convolution of stride 2 over images, as one of stride 1 over their blocks of 2 x 2 pixels.
-
-    A TPU pads the 3 channels of an image to 128, four times as often as the 12 of the blocks.
-    """
-
-    @staticmethod
-    def replaces(layer: tf_keras.layers.Layer) -> bool:
-        """Whether a layer, built into a model, can become one of these."""
-        return (
-            type(layer) is tf_keras.layers.Conv2D
-            and layer.strides == (2, 2)
-            and layer.dilation_rate == (1, 1)
-            and layer.groups == 1
-            and layer.padding == "same"
-            and all(side is not None and side % 2 == 0 for side in layer.input_shape[1:3])
-        )
-
-    def call(self, images: tf.Tensor) -> tf.Tensor:
-        kernel_pads, block_pads = zip(*map(_blockwise_padding, self.kernel_size), strict=True)
-        kernel = tf.pad(self.kernel, [*kernel_pads, (0, 0), (0, 0)])
-        height, width, channels, filters = kernel.shape
-        kernel = tf.reshape(kernel, [height // 2, 2, width // 2, 2, channels, filters])
-        kernel = tf.transpose(kernel, [0, 2, 1, 3, 4, 5])
-        kernel = tf.reshape(kernel, [height // 2, width // 2, 4 * channels, filters])
-        # tf.nn.space_to_depth has the TPU write padded copies.
-        blocks = tf.concat([images[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], axis=-1)
-        outputs = tf.nn.conv2d(blocks, kernel, 1, [(0, 0), *block_pads, (0, 0)])
-        if self.use_bias:
-            outputs = tf.nn.bias_add(outputs, self.bias)
-        return self.activation(outputs)
-
-
-def _blockwise_padding(size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Zeros to put around a kernel's `size` cells, and blocks around the image's."""
-    before = max(size - 2, 0) // 2  # the padding of "same" that comes first, in pixels
-    first, last = -before // 2, (size - 1 - before) // 2  # block of each end, from the output's
-    return (-before - 2 * first, 2 * last + 1 - (size - 1 - before)), (-first, last)
 
 
 def build_decoder(

@@ -15,6 +15,7 @@ from official_maskrcnn.model_garden import light_imports
 from official_maskrcnn.modeling import (
     backbones,
     batch_norm,
+    convolutions,
     proposals,
     roi_sampling,
     stochastic_depth,
@@ -122,7 +123,7 @@ class MaskRCNN(tf_keras.Model):
             regularizer=regularizer,
         )
 
-        self.backbone = backbones.build_backbone(config, norm, regularizer, static_shapes)
+        self.backbone = backbones.build_backbone(config, norm, regularizer)
         if config.rematerialize:
             rematerialize(self.backbone)
         self.decoder = backbones.build_decoder(
@@ -154,6 +155,12 @@ class MaskRCNN(tf_keras.Model):
             check_roi_size(config.mask_head, config.mask_roi_aligner.crop_size)
             self.mask_head = self._build_mask_head(options)
         self._create_variables()
+        if static_shapes:
+            convolutions.suit_tpu(self.backbone)
+        elif not tf.config.list_logical_devices("GPU"):
+            for head in self.detection_head:
+                convolutions.suit_cpu(head, many=True)
+            convolutions.suit_cpu(self)
         if norm.frozen:
             batch_norm.freeze_batch_norm(self)
 

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -211,7 +211,8 @@ class MaskRCNNTask:
                 training=True,
             )
             losses = self.compute_losses(model, outputs, batch, anchor_seeds)
-            loss = losses["total_loss"] / strategy.num_replicas_in_sync
+            share = self.config.losses.loss_weight / strategy.num_replicas_in_sync
+            loss = losses["model_loss"] * share
             scales_loss = isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
             if scales_loss:
                 loss = optimizer.get_scaled_loss(loss)
@@ -219,6 +220,7 @@ class MaskRCNNTask:
         gradients = tape.gradient(loss, variables)
         if scales_loss:
             gradients = optimizer.get_unscaled_gradients(gradients)
+        gradients = _add_weight_decay(gradients, model, variables, share)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
         logs = dict(losses)
@@ -319,3 +321,26 @@ class MaskRCNNTask:
                 only_seen_images or self.config.validation_data.max_examples is not None
             ),
         )
+
+
+def _add_weight_decay(
+    gradients: Sequence[tf.Tensor | None],
+    model: MaskRCNN,
+    variables: Sequence[tf.Variable],
+    weight: float,
+) -> list[tf.Tensor | None]:
+    """Gradients of a loss to which the model's weight decay is added, times `weight`.
+
+    Those of the decay come last. They need no backward pass, and are as large as all weights:
+    computed first, they would be kept until the end of it.
+    """
+    if not model.losses:
+        return list(gradients)
+    with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
+        with tf.GradientTape() as tape:
+            weight_decay = weight * tf.add_n(model.losses)
+        decays = tape.gradient(weight_decay, variables)
+    return [
+        decay if gradient is None else gradient if decay is None else gradient + decay
+        for gradient, decay in zip(gradients, decays, strict=True)
+    ]

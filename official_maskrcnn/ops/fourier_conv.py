@@ -60,69 +60,53 @@ def conv3x3(maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
       [b, h, w, k].
     """
 
-    tiling = _tile(*maps.shape[1:3])
+    height, width, channels = maps.shape[1:]
+    tiling = _tile(height, width)
+    read, of_kernel, written = (tf.constant(form, maps.dtype) for form in _bilinear_form(tiling))
+
+    def factors_of(kernel: tf.Tensor) -> tf.Tensor:
+        return _linear(of_kernel, tf.reshape(kernel, [9, channels, -1]))  # [f, c, k]
 
     @tf.custom_gradient
     def convolution(
         maps: tf.Tensor, kernel: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-        outputs, frequencies = _convolve(maps, kernel, tiling)
+        # Not before the maps are there: the transforms of all kernels would be kept until then.
+        with tf.control_dependencies([maps]):
+            factors = factors_of(kernel)
+        frequencies: list[tf.Tensor] = []
+        outputs: list[tf.Tensor] = []
+        cells, parts = _cut(maps, tiling, tiling.halo)
+        for tiles in parts:
+            with tf.control_dependencies(outputs[-1:]):
+                frequencies.append(_linear(read, tf.gather(cells, tiles)))  # [f, n, c]
+                outputs.append(_linear(written, tf.matmul(frequencies[-1], factors)))
         # Twice as much as the map: worth it where a map takes half of what it takes in float32.
         kept = frequencies if maps.dtype.size < 4 else None
 
         def gradient(of_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            mirrored = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-            # One after the other: what either needs meanwhile is larger than the maps.
             with tf.control_dependencies([of_outputs]):
-                of_kernel = _kernel_gradient(maps, of_outputs, tiling, kept)
-            with tf.control_dependencies([of_kernel]):
-                of_maps, _ = _convolve(of_outputs, mirrored, tiling)
-            return of_maps, of_kernel
+                factors = factors_of(kernel)
+            of_maps: list[tf.Tensor] = []
+            of_kernels: list[tf.Tensor] = []
+            cells, parts = _cut(maps, tiling, tiling.halo)
+            of_cells, of_parts = _cut(of_outputs, tiling, 0)
+            for i, (tiles, of_tiles) in enumerate(zip(parts, of_parts, strict=True)):
+                # One after the other: what each needs meanwhile is larger than the maps.
+                with tf.control_dependencies(of_maps[-1:]):
+                    of_products = _linear(tf.transpose(written), tf.gather(of_cells, of_tiles))
+                    frequencies = kept[i] if kept else _linear(read, tf.gather(cells, tiles))
+                    of_factors = tf.matmul(frequencies, of_products, transpose_a=True)  # [f, c, k]
+                    of_kernels.append(_linear(tf.transpose(of_kernel), of_factors))
+                with tf.control_dependencies(of_kernels[-1:]):
+                    of_frequencies = tf.matmul(of_products, factors, transpose_b=True)  # [f, n, c]
+                    of_maps.append(_linear(tf.transpose(read), of_frequencies))
+            of_kernel_ = tf.reshape(tf.add_n(of_kernels), kernel.shape)
+            return _join(of_maps, tiling, tiling.halo, height, width), of_kernel_
 
-        return outputs, gradient
+        return _join(outputs, tiling, 0, height, width), gradient
 
     return convolution(maps, kernel)
-
-
-def _convolve(
-    maps: tf.Tensor, kernel: tf.Tensor, tiling: _Tiling
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Outputs [b, h, w, k], and the frequencies of some tiles after the other, each [f, n, c]."""
-    _, height, width, channels = maps.shape
-    filters = kernel.shape[-1]
-    read, of_kernel, written = _transforms(tiling, maps.dtype)
-    # Not before the maps are there: the transforms of all kernels would be kept until then.
-    with tf.control_dependencies([maps]):
-        factors = _linear(of_kernel, tf.reshape(kernel, [9, channels, filters]))  # [f, c, k]
-    cells, tiles = _cut(maps, tiling, tiling.halo)
-    frequencies: list[tf.Tensor] = []
-    parts: list[tf.Tensor] = []
-    for some in tiles:
-        with tf.control_dependencies(parts[-1:]):
-            frequencies.append(_linear(read, tf.gather(cells, some)))
-            parts.append(_linear(written, tf.matmul(frequencies[-1], factors)))  # [step^2, n, k]
-    step, _, rows, columns = tiling
-    outputs = tf.reshape(tf.concat(parts, axis=1), [step, step, -1, rows, columns, filters])
-    outputs = tf.transpose(outputs, [2, 3, 0, 4, 1, 5])
-    outputs = tf.reshape(outputs, [-1, rows * step, columns * step, filters])
-    return outputs[:, :height, :width], frequencies
-
-
-def _kernel_gradient(
-    maps: tf.Tensor, of_outputs: tf.Tensor, tiling: _Tiling, kept: list[tf.Tensor] | None
-) -> tf.Tensor:
-    """Gradient [3, 3, c, k] of the kernel, with the maps' frequencies if they were kept."""
-    read, of_kernel, written = _transforms(tiling, maps.dtype)
-    cells, tiles = _cut(maps, tiling, tiling.halo)
-    of_cells, of_tiles = _cut(of_outputs, tiling, 0)
-    parts: list[tf.Tensor] = []
-    for i, (some, of_some) in enumerate(zip(tiles, of_tiles, strict=True)):
-        with tf.control_dependencies(parts[-1:]):
-            frequencies = kept[i] if kept else _linear(read, tf.gather(cells, some))
-            of_products = _linear(tf.transpose(written), tf.gather(of_cells, of_some))  # [f, n, k]
-            of_factors = tf.matmul(frequencies, of_products, transpose_a=True)  # [f, c, k]
-            parts.append(_linear(tf.transpose(of_kernel), of_factors))
-    return tf.reshape(tf.add_n(parts), [3, 3, maps.shape[-1], of_outputs.shape[-1]])
 
 
 def _linear(matrix: tf.Tensor, tiles: tf.Tensor) -> tf.Tensor:
@@ -155,18 +139,39 @@ def _cut(maps: tf.Tensor, tiling: _Tiling, halo: int) -> tuple[tf.Tensor, list[t
     return tf.reshape(maps, [-1, channels]), parts
 
 
-def _transforms(tiling: _Tiling, dtype: tf.DType) -> list[tf.Tensor]:
-    return [tf.constant(matrix, dtype) for matrix in _bilinear_form(tiling.step, tiling.halo)]
+def _join(parts: list[tf.Tensor], tiling: _Tiling, halo: int, height: int, width: int) -> tf.Tensor:
+    """Maps [b, h, w, c] of the tiles that `_cut` takes: sums of those that overlap."""
+    step, _, rows, columns = tiling
+    side, channels = step + 2 * halo, parts[0].shape[-1]
+    tiles = tf.reshape(tf.concat(parts, axis=1), [side, side, -1, rows, columns, channels])
+    tiles = tf.transpose(tiles, [2, 3, 0, 4, 1, 5])  # [b, rows, side, columns, side, c]
+    if halo:
+        for cells in (2, 4):
+            tiles = _add_overlaps(tiles, cells, step)
+        rows, columns = rows + 1, columns + 1
+    maps = tf.reshape(tiles, [-1, rows * step, columns * step, channels])
+    return maps[:, halo : halo + height, halo : halo + width]
+
+
+def _add_overlaps(tiles: tf.Tensor, axis: int, step: int) -> tf.Tensor:
+    """Adds cells of a tile beyond `step` to the first of the next, of which there is one more."""
+    own, beyond = tf.split(tiles, [step, -1], axis)
+    pads = [[(0, 0)] * 6, [(0, 0)] * 6]
+    pads[0][axis - 1] = (0, 1)
+    pads[1][axis - 1] = (1, 0)
+    pads[1][axis] = (0, step - beyond.shape[axis])
+    return tf.pad(own, pads[0]) + tf.pad(beyond, pads[1])
 
 
 @functools.cache
-def _bilinear_form(step: int, halo: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bilinear_form(tiling: _Tiling) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matrices of a convolution's bilinear form, f products being its rank.
 
     Returns:
       [f, read cells], [f, 9] and [outputs, f]: those of a tile and of the kernel, whose results are
       multiplied one by one, and that of the products, which gives the tile's outputs.
     """
+    step, halo = tiling.step, tiling.halo
     of_tile, of_kernel, of_outputs = (
         _frequencies(cells)
         for cells in (np.arange(step + 2 * halo), 1 - np.arange(3), halo + np.arange(step))

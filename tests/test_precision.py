@@ -2,7 +2,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from official_maskrcnn import precision
+from official_maskrcnn import load_experiment, precision
+from official_maskrcnn.modeling import backbones
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,26 @@ def test_a_policy_ends_with_its_block():
         layer = tf_keras.layers.Dense(1)
     assert (layer.compute_dtype, layer.variable_dtype) == ("bfloat16", "float32")
     assert tf_keras.mixed_precision.global_policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    ["decoder.type=fpn", "decoder.type=nasfpn,task.model.min_level=3,task.model.max_level=7"],
+)
+def test_a_decoder_takes_features_in_the_precision_in_which_they_come(changes):
+    config = load_experiment(
+        "deep_mask_head_rcnn_resnetfpn_coco",
+        overrides=f"task.model.{changes},task.model.input_size=[128,128,3]",
+    ).task.model
+    shapes = {str(level): tf.TensorShape([None, None, None, 8]) for level in range(2, 6)}
+    with precision.policy("bfloat16"):
+        decoder = backbones.build_decoder(config, shapes, config.norm_activation, None)
+    features = {
+        level: tf.TensorSpec([1, 128 >> int(level), 128 >> int(level), 8], tf.bfloat16)
+        for level in shapes
+    }
+    graph = tf.function(decoder).get_concrete_function(features).graph
+    inputs = [tensor for tensor in graph.inputs if tensor.dtype == tf.bfloat16]
+    assert len(inputs) == len(shapes)
+    assert not {op.type for tensor in inputs for op in tensor.consumers()} & {"Cast"}
+    assert {variable.dtype for variable in decoder.variables} == {tf.float32}

@@ -96,6 +96,10 @@ def build_decoder(
             f"({config.backbone.type}) gives levels {', '.join(sorted(backbone_shapes))}"
         )
     model = config.replace(norm_activation=norm)
-    return decoder_factory.build_decoder(
+    decoder = decoder_factory.build_decoder(
         input_specs=backbone_shapes, model_config=model, l2_regularizer=regularizer
     )
+    # Keras casts what a functional model is called on to the dtype of its inputs: float32.
+    for tensor in decoder.inputs:
+        tensor._type_spec = tf.TensorSpec(tensor.shape, decoder.compute_dtype)
+    return decoder

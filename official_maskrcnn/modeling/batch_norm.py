@@ -1,4 +1,6 @@
-"""Batch normalisation that leaves padding out of its statistics, or is frozen."""
+"""Batch normalisation that leaves padding out of its statistics, is part of a convolution, or is
+frozen.
+"""
 
 import tensorflow as tf
 import tf_keras
@@ -60,27 +62,96 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         self.moving_variance.assign_sub((self.moving_variance - variance) * step)
 
 
+class _Folded(tf_keras.layers.Layer):
+    """Batch normalisation that, where its statistics are fixed, is part of the convolution before.
+
+    The kernel takes the scale, and the bias the rest: no map is read again, or kept for the
+    gradient. After anything else, a bias alone is part of it.
+    """
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        weights: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        if training and self.trainable:
+            options = {} if weights is None else {"weights": weights}
+            return super().call(inputs, training=training, **options)
+        # Fixed for the tape too, which would keep the inputs for its gradient.
+        scale = tf.stop_gradient(self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon))
+        offset = self.beta
+        if _comes_from("BiasAdd", inputs):
+            inputs, bias = inputs.op.inputs
+            offset = offset + tf.cast(bias, scale.dtype) * scale
+        after_convolution = _comes_from("Conv2D", inputs)
+        if inputs.shape.rank == 4 and not training and not after_convolution:
+            return tf.compat.v1.nn.fused_batch_norm(
+                inputs,
+                self.gamma,
+                offset,
+                self.moving_mean,
+                self.moving_variance,
+                epsilon=self.epsilon,
+                is_training=False,
+            )[0]
+        offset = offset - self.moving_mean * scale
+        scale, offset = (tf.cast(v, inputs.dtype) for v in (scale, offset))
+        if after_convolution:
+            return tf.nn.bias_add(_scaled(inputs.op, scale), offset)
+        return inputs * scale + offset
+
+
+def _comes_from(operation: str, tensor: tf.Tensor) -> bool:
+    return not tf.executing_eagerly() and tensor.op.type == operation
+
+
+def _scaled(convolution: tf.Operation, scale: tf.Tensor) -> tf.Tensor:
+    """A second such convolution [n, h, w, c], times `scale` [c]; the first is left unused."""
+    images, kernel = convolution.inputs
+    names = ("strides", "padding", "explicit_paddings", "dilations")
+    options = {name: convolution.get_attr(name) for name in names}
+    return tf.raw_ops.Conv2D(input=images, filter=kernel * scale, **options)
+
+
+class _FoldedBatchNormalization(_Folded, tf_keras.layers.BatchNormalization):
+    pass
+
+
+class _FoldedSyncBatchNormalization(_Folded, tf_keras.layers.experimental.SyncBatchNormalization):
+    pass
+
+
+class _FoldedBatchNorm(_Folded, BatchNorm):
+    pass
+
+
+_FOLDED = {
+    tf_keras.layers.BatchNormalization: _FoldedBatchNormalization,
+    tf_keras.layers.experimental.SyncBatchNormalization: _FoldedSyncBatchNormalization,
+    BatchNorm: _FoldedBatchNorm,
+}
 BATCH_NORMS = (
     tf_keras.layers.BatchNormalization,
     tf_keras.layers.experimental.SyncBatchNormalization,  # not a subclass of the first
 )
 
 
-class _FrozenBatchNorm(tf_keras.layers.BatchNormalization):
-    """A fixed scale and offset. Unlike Keras' layer, it keeps no inputs for the gradient."""
+def fold_batch_norm(model: tf_keras.Model) -> None:
+    """Makes every batch normalisation of a built model part of the convolution before it.
 
-    def call(
-        self, inputs: tf.Tensor, training: bool | None = None, weights: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
-        offset = self.beta - self.moving_mean * scale
-        scale, offset = (tf.cast(tf.stop_gradient(v), inputs.dtype) for v in (scale, offset))
-        return inputs * scale + offset
+    Where that has a kernel of its own in the graph, and the statistics are fixed: in inference,
+    and frozen.
+    """
+    for layer in model.submodules:
+        # In place, as Model Garden's blocks know only Keras' layers.
+        if type(layer) in _FOLDED and layer.scale and layer.center:
+            layer.__class__ = _FOLDED[type(layer)]
 
 
 def freeze_batch_norm(model: tf_keras.Model) -> None:
-    """Makes every batch normalisation of a model, once built, a fixed scale and offset."""
+    """Makes every batch normalisation of a built model a fixed scale and offset, folded."""
+    fold_batch_norm(model)
     for layer in model.submodules:
         if isinstance(layer, BATCH_NORMS):
             layer.trainable = False
-            layer.__class__ = _FrozenBatchNorm  # Model Garden's blocks know only Keras' layers

@@ -161,6 +161,7 @@ class MaskRCNN(tf_keras.Model):
             for head in self.detection_head:
                 convolutions.suit_cpu(head, many=True)
             convolutions.suit_cpu(self)
+        batch_norm.fold_batch_norm(self)
         if norm.frozen:
             batch_norm.freeze_batch_norm(self)
 

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from official_maskrcnn.modeling.batch_norm import BatchNorm, freeze_batch_norm
+from official_maskrcnn.modeling.batch_norm import BatchNorm, fold_batch_norm, freeze_batch_norm
 
 _SHAPE = (6, 4, 4, 3)
 
@@ -77,3 +77,90 @@ def test_frozen_it_is_what_it_was_in_inference(kind):
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
     np.testing.assert_allclose(gradient, tape.gradient(total, x), atol=1e-5)
     assert layer.trainable_weights == []
+
+
+_NORMS = [
+    tf_keras.layers.BatchNormalization,
+    tf_keras.layers.experimental.SyncBatchNormalization,
+    BatchNorm,
+]
+
+
+def _convolution(norm: type[tf_keras.layers.Layer], use_bias: bool, **options) -> tf_keras.Model:
+    convolution = tf_keras.layers.Conv2D(
+        5, 3, strides=2, use_bias=use_bias, bias_initializer="normal", **options
+    )
+    model = tf_keras.Sequential([convolution, norm(epsilon=1e-3)])
+    model.build((None, *_SHAPE[1:]))
+    for seed, weight in enumerate(model.layers[1].weights):
+        weight.assign(tf.random.stateless_uniform([5], [seed, 3], 0.5, 2.0))
+    return model
+
+
+def _traced(model: tf_keras.Model, training: bool):
+    """A function of images: outputs, and a sum's gradients of the images and the convolution."""
+
+    @tf.function
+    def run(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = model(images, training=training)
+            total = tf.reduce_sum(tf.sin(outputs))
+        return outputs, tape.gradient(total, [images, *model.layers[0].trainable_variables])
+
+    return run
+
+
+def _types(function, images: tf.Tensor) -> list[str]:
+    """Types of the operations that the outputs need."""
+    graph = function.get_concrete_function(images).graph
+    wanted = tf.compat.v1.graph_util.extract_sub_graph(
+        graph.as_graph_def(), [graph.outputs[0].op.name]
+    )
+    return [node.op for node in wanted.node]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "frozen"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("use_bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("kind", _NORMS)
+def test_folded_it_is_what_it_was_after_the_convolution(kind, use_bias, padding, training):
+    model = _convolution(kind, use_bias, padding=padding)
+    images = _inputs()
+    outputs, gradients = _traced(model, training=False)(images)
+    (freeze_batch_norm if training else fold_batch_norm)(model)
+    function = _traced(model, training)
+    folded, folded_gradients = function(images)
+    np.testing.assert_allclose(folded, outputs, atol=2e-5)
+    for got, expected in zip(folded_gradients, gradients, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
+    types = _types(function, images)
+    assert types.count("Conv2D") == types.count("BiasAdd") == 1
+    assert not any("BatchNorm" in name for name in types)
+
+
+@pytest.mark.parametrize("kind", _NORMS)
+def test_folded_it_still_moves_its_statistics_in_training(kind):
+    models = [_convolution(kind, use_bias=True) for _ in range(2)]
+    models[1].set_weights(models[0].get_weights())
+    fold_batch_norm(models[1])
+    outputs = [_traced(model, training=True)(_inputs())[0] for model in models]
+    np.testing.assert_array_equal(*outputs)
+    for expected, got in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "frozen"])
+@pytest.mark.parametrize("units", [[], [4, 4]], ids=["vectors", "maps"])
+def test_after_anything_else_it_takes_the_bias(units, training):
+    dense = tf_keras.layers.Dense(5, bias_initializer="normal")
+    model = tf_keras.Sequential([dense, BatchNorm(epsilon=1e-3)])
+    inputs = tf.random.stateless_normal([6, *units, 3], [7, 7])
+    model(inputs)
+    outputs, gradients = _traced(model, training=False)(inputs)
+    (freeze_batch_norm if training else fold_batch_norm)(model)
+    folded, folded_gradients = _traced(model, training)(inputs)
+    np.testing.assert_allclose(folded, outputs, atol=2e-5)
+    for got, expected in zip(folded_gradients, gradients, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
+    assert _types(_traced(model, training), inputs).count("BiasAdd") == 0

@@ -66,7 +66,8 @@ class _Folded(tf_keras.layers.Layer):
     """Batch normalisation that, where its statistics are fixed, is part of the convolution before.
 
     The kernel takes the scale, and the bias the rest: no map is read again, or kept for the
-    gradient. After anything else, a bias alone is part of it.
+    gradient. After anything else, a bias alone is part of it. Normalised by its own statistics, a
+    map is the same without the bias, whose gradient is zero.
     """
 
     def call(
@@ -76,8 +77,13 @@ class _Folded(tf_keras.layers.Layer):
         weights: tf.Tensor | None = None,
     ) -> tf.Tensor:
         if training and self.trainable:
-            options = {} if weights is None else {"weights": weights}
-            return super().call(inputs, training=training, **options)
+            if weights is not None:
+                return super().call(inputs, training=training, weights=weights)
+            if _comes_from("BiasAdd", inputs):
+                inputs, bias = inputs.op.inputs
+                bias = tf.stop_gradient(tf.cast(bias, self.moving_mean.dtype))
+                self.moving_mean.assign_add((1.0 - self.momentum) * bias)
+            return super().call(inputs, training=training)
         # Fixed for the tape too, which would keep the inputs for its gradient.
         scale = tf.stop_gradient(self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon))
         offset = self.beta

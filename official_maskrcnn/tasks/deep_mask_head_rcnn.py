@@ -217,7 +217,9 @@ class MaskRCNNTask:
             if scales_loss:
                 loss = optimizer.get_scaled_loss(loss)
         variables = model.trainable_variables
-        gradients = tape.gradient(loss, variables)
+        gradients = tape.gradient(
+            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         if scales_loss:
             gradients = optimizer.get_unscaled_gradients(gradients)
         gradients = _add_weight_decay(gradients, model, variables, share)
@@ -324,11 +326,11 @@ class MaskRCNNTask:
 
 
 def _add_weight_decay(
-    gradients: Sequence[tf.Tensor | None],
+    gradients: Sequence[tf.Tensor],
     model: MaskRCNN,
     variables: Sequence[tf.Variable],
     weight: float,
-) -> list[tf.Tensor | None]:
+) -> list[tf.Tensor]:
     """Gradients of a loss to which the model's weight decay is added, times `weight`.
 
     Those of the decay come last. They need no backward pass, and are as large as all weights:
@@ -336,11 +338,11 @@ def _add_weight_decay(
     """
     if not model.losses:
         return list(gradients)
-    with tf.control_dependencies([gradient for gradient in gradients if gradient is not None]):
+    with tf.control_dependencies(gradients):
         with tf.GradientTape() as tape:
             weight_decay = weight * tf.add_n(model.losses)
         decays = tape.gradient(weight_decay, variables)
     return [
-        decay if gradient is None else gradient if decay is None else gradient + decay
+        gradient if decay is None else gradient + decay
         for gradient, decay in zip(gradients, decays, strict=True)
     ]

@@ -93,7 +93,7 @@ def conv3x3(maps: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
             of_cells, of_parts = _cut(of_outputs, tiling, 0)
             for i, (tiles, of_tiles) in enumerate(zip(parts, of_parts, strict=True)):
                 # One after the other: what each needs meanwhile is larger than the maps.
-                with tf.control_dependencies(of_maps[-1:]):
+                with tf.control_dependencies(of_maps[-1:] or [of_outputs]):
                     of_products = _linear(tf.transpose(written), tf.gather(of_cells, of_tiles))
                     frequencies = kept[i] if kept else _linear(read, tf.gather(cells, tiles))
                     of_factors = tf.matmul(frequencies, of_products, transpose_a=True)  # [f, c, k]

@@ -3,10 +3,10 @@
     python benchmarks/growth.py [--axes instances size batch head images] [--repeats 3]
 
 A step of ResNet-50 with hourglass52 on ground-truth boxes, 512 x 512, 2 images of 7 instances, in
-float32, with one of these changed at a time. Beside the seconds stands the time that its FLOPs
-would take at the speed of a large matrix product, measured in the same process right after. The
-evaluation is that of evaluation.py, masks of 28 x 28. Each point has a process of its own. Writes
-growth.csv and growth.png beside.
+float32, with one of these changed at a time. Beside the seconds stands the time that its FLOPs,
+those of plain convolutions, would take at the speed of a large matrix product, measured in the same
+process right after. The evaluation is that of evaluation.py, masks of 28 x 28. Each point has a
+process of its own. Writes growth.csv and growth.png beside.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
+import tf_keras
 
 from tests.browser import Browser, open_browser
 
@@ -16,6 +17,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("project")
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same initial weights in every run, whichever tests ran before."""
+    tf_keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ _PAGE = _ROOT / "docs" / "tpu.md"
 _FLOAT32 = ("runtime.mixed_precision_dtype=float32", "task.train_data.dtype=float32")
 _REMATERIALIZE = "task.model.rematerialize=true"
 _GIB = 2**30
+_SPINENET_SLICES = ("v2-128", "v3-32", "v3-64", "v3-128", "v4-32", "v5e-128", "v5p-16", "v6e-16")
 
 # Row: what --only is matched with; configuration; slice; changes.
 _ROWS = {
@@ -34,18 +35,14 @@ _ROWS = {
     "r50 hg52 batch 4": ("voc_r50_hg52", "v3-32", ("task.train_data.global_batch_size=128",)),
     "r50 hg52 rematerialized": ("voc_r50_hg52", "v3-32", (_REMATERIALIZE,)),
     "r101 hg52": ("voc_r101_hg52", "v3-32", ()),
-    "spinenet143 hg52 v2-128": ("voc_spinenet143_hg52", "v2-128", ()),
-    "spinenet143 hg52 v3-32": ("voc_spinenet143_hg52", "v3-32", ()),
-    "spinenet143 hg52 v3-64": ("voc_spinenet143_hg52", "v3-64", ()),
-    "spinenet143 hg52 v3-128": ("voc_spinenet143_hg52", "v3-128", ()),
-    "spinenet143 hg52 v4-32": ("voc_spinenet143_hg52", "v4-32", ()),
-    "spinenet143 hg52 v5e-128": ("voc_spinenet143_hg52", "v5e-128", ()),
-    "spinenet143 hg52 v5p-16": ("voc_spinenet143_hg52", "v5p-16", ()),
-    "spinenet143 hg52 v6e-16": ("voc_spinenet143_hg52", "v6e-16", ()),
-    "r50 hg52 v4": ("voc_r50_hg52", "v4-32", ()),
-    "r50 hg52 v5e": ("voc_r50_hg52", "v5e-32", ()),
-    "r50 hg52 v5p": ("voc_r50_hg52", "v5p-32", ()),
-    "r50 hg52 v6e": ("voc_r50_hg52", "v6e-32", ()),
+    **{
+        f"spinenet143 hg52 {topology}": ("voc_spinenet143_hg52", topology, ())
+        for topology in _SPINENET_SLICES
+    },
+    **{
+        f"r50 hg52 {generation}": ("voc_r50_hg52", f"{generation}-32", ())
+        for generation in ("v4", "v5e", "v5p", "v6e")
+    },
 }
 # tf-models-official 2.20, its training step compiled in the same way: 1024 x 1024, batch of 2 on
 # a v3 core. Its hourglasses compile only with their upsampling replaced by repeats.
